@@ -1,0 +1,3 @@
+#pragma once
+#include <stdint.h>
+int anp_probe(int fd);

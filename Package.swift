@@ -1,0 +1,64 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The shipped library is Embedded Swift (trait `Embedded`): it needs libc and nothing else, and starts as fast as an
+// empty library. Tests, the simulator and the command build the same sources as ordinary Swift.
+let onlyEmbedded: BuildSettingCondition = .when(traits: ["Embedded"])
+
+let core: [SwiftSetting] = [
+  .enableExperimentalFeature("Embedded", onlyEmbedded),
+  .unsafeFlags(
+    [
+      "-wmo", "-enforce-exclusivity=unchecked",
+      "-Xfrontend", "-disable-implicit-string-processing-module-import",
+      "-Xfrontend", "-disable-implicit-concurrency-module-import",
+    ], onlyEmbedded),
+  .swiftLanguageMode(.v6),
+]
+
+let hosted: [SwiftSetting] = [.swiftLanguageMode(.v6)]
+
+let cFlags: [CSetting] = [
+  .unsafeFlags(["-std=gnu17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"])
+]
+
+let package = Package(
+  name: "anp",
+  products: [
+    .library(name: "anp", type: .dynamic, targets: ["Preload", "CInterpose"]),
+    .executable(name: "anp-command", targets: ["AnpCommand"]),
+  ],
+  traits: [
+    .trait(name: "Embedded", description: "Build the stack as Embedded Swift, as shipped in libanp.so.")
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+  ],
+  targets: [
+    .target(name: "CSupport", path: "CShim/Support", cSettings: cFlags),
+    .target(
+      name: "CInterpose", dependencies: ["CSupport"], path: "CShim/Interpose", exclude: ["anp.map"],
+      cSettings: cFlags,
+      linkerSettings: [
+        .unsafeFlags([
+          "-use-ld=lld",
+          "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
+          "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic", "-Xlinker", "--gc-sections",
+        ], onlyEmbedded)
+      ]),
+    .target(name: "Wire", swiftSettings: core),
+    .target(name: "Netstack", dependencies: ["Wire"], swiftSettings: core),
+    .target(name: "Host", dependencies: ["Netstack", "CSupport"], swiftSettings: core),
+    .target(name: "Preload", dependencies: ["Host", "CSupport"], swiftSettings: core),
+    .target(name: "Simulation", dependencies: ["Netstack"], swiftSettings: hosted),
+    .executableTarget(
+      name: "AnpCommand",
+      dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+      path: "Sources/anp", swiftSettings: hosted),
+    .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: hosted),
+    .testTarget(name: "NetstackTests", dependencies: ["Netstack"], swiftSettings: hosted),
+    .testTarget(name: "HostTests", dependencies: ["Host"], swiftSettings: hosted),
+    .testTarget(name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: hosted),
+    .testTarget(name: "PreloadTests", dependencies: ["Preload"], swiftSettings: hosted),
+  ]
+)

@@ -1,0 +1,109 @@
+// Owns: the addresses that appear in packets: link-layer (48-bit MAC), IPv4, and the address type that the rest of
+// the stack uses for both IP families. Read first: RFC 4291 §2.5.5.2 (IPv4-mapped IPv6 addresses), RFC 1122 §3.2.1.3.
+
+/// An Ethernet address, kept in the low 48 bits, first octet on the wire most significant.
+package struct MACAddress: Equatable, Sendable {
+  package var bits: UInt64
+
+  @inline(__always)
+  package init(bits: UInt64) { self.bits = bits & 0xffff_ffff_ffff }
+
+  @inline(__always)
+  package init(reading bytes: UnsafeRawPointer, at offset: Int) {
+    bits = UInt64(bytes.bigEndian32(at: offset)) << 16 | UInt64(bytes.bigEndian16(at: offset + 4))
+  }
+
+  @inline(__always)
+  package func write(to bytes: UnsafeMutableRawPointer, at offset: Int) {
+    bytes.storeBigEndian32(UInt32(truncatingIfNeeded: bits >> 16), at: offset)
+    bytes.storeBigEndian16(UInt16(truncatingIfNeeded: bits), at: offset + 4)
+  }
+
+  package static var broadcast: MACAddress { MACAddress(bits: 0xffff_ffff_ffff) }
+  package static var zero: MACAddress { MACAddress(bits: 0) }
+  /// Group bit (IEEE 802.3 §3.2.3): set for multicast and broadcast.
+  package var isGroup: Bool { bits >> 40 & 1 == 1 }
+}
+
+/// An IPv4 address in host byte order: 198.18.0.4 is 0xC612_0004.
+package struct IPv4Address: Equatable, Sendable {
+  package var bits: UInt32
+
+  @inline(__always)
+  package init(bits: UInt32) { self.bits = bits }
+
+  @inline(__always)
+  package init(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) {
+    bits = UInt32(a) << 24 | UInt32(b) << 16 | UInt32(c) << 8 | UInt32(d)
+  }
+
+  package static var any: IPv4Address { IPv4Address(bits: 0) }
+  package static var limitedBroadcast: IPv4Address { IPv4Address(bits: 0xffff_ffff) }
+  package var isLoopback: Bool { bits >> 24 == 127 }
+  package var isMulticast: Bool { bits >> 28 == 0xe }
+}
+
+/// An address of either IP family. IPv4 is held in its IPv4-mapped form ::ffff:a.b.c.d (RFC 4291 §2.5.5.2), so that
+/// one 16-byte value is compared and hashed for both. Host byte order: `high` holds the first eight octets.
+package struct IPAddress: Equatable, Sendable {
+  package var high: UInt64
+  package var low: UInt64
+
+  @inline(__always)
+  package init(high: UInt64, low: UInt64) {
+    self.high = high
+    self.low = low
+  }
+
+  @inline(__always)
+  package init(_ v4: IPv4Address) {
+    high = 0
+    low = 0xffff_0000_0000 | UInt64(v4.bits)
+  }
+
+  @inline(__always)
+  package init(reading16 bytes: UnsafeRawPointer, at offset: Int) {
+    high = bytes.bigEndian64(at: offset)
+    low = bytes.bigEndian64(at: offset + 8)
+  }
+
+  package static var anyIPv4: IPAddress { IPAddress(IPv4Address.any) }
+  package static var anyIPv6: IPAddress { IPAddress(high: 0, low: 0) }
+
+  @inline(__always)
+  package var isIPv4: Bool { high == 0 && low >> 32 == 0xffff }
+  /// The IPv4 address; meaningful only where `isIPv4`.
+  @inline(__always)
+  package var v4: IPv4Address { IPv4Address(bits: UInt32(truncatingIfNeeded: low)) }
+  /// 0.0.0.0 or ::.
+  @inline(__always)
+  package var isUnspecified: Bool { high == 0 && (low == 0 || low == 0xffff_0000_0000) }
+  package var isLoopback: Bool { isIPv4 ? v4.isLoopback : high == 0 && low == 1 }
+  package var isMulticast: Bool { isIPv4 ? v4.isMulticast : high >> 56 == 0xff }
+}
+
+/// An address and a port (host byte order): one end of a conversation.
+package struct Endpoint: Equatable, Sendable {
+  package var address: IPAddress
+  package var port: UInt16
+
+  @inline(__always)
+  package init(_ address: IPAddress, _ port: UInt16) {
+    self.address = address
+    self.port = port
+  }
+
+  package static var none: Endpoint { Endpoint(.anyIPv6, 0) }
+}
+
+/// The local and remote ends that identify a connection (RFC 9293 §3.3.1, "socket pair").
+package struct FourTuple: Equatable, Sendable {
+  package var local: Endpoint
+  package var remote: Endpoint
+
+  @inline(__always)
+  package init(local: Endpoint, remote: Endpoint) {
+    self.local = local
+    self.remote = remote
+  }
+}
