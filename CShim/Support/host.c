@@ -105,6 +105,10 @@ int anp_open(const char *path, int flags, int mode) {
   return fd < 0 ? (int)fd : anp_raise_descriptor((int)fd);
 }
 
+int anp_open_output(const char *path, int fresh) {
+  return anp_open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | (fresh ? O_TRUNC : 0), 0644);
+}
+
 long anp_write_all(int fd, const void *bytes, size_t count) {
   const char *at = bytes;
   size_t left = count;

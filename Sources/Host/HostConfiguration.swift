@@ -32,7 +32,7 @@ package struct NetworkList {
 }
 
 /// A variable with a value that cannot be used.
-package struct ConfigurationError: Error {
+package struct ConfigurationError: Error, @unchecked Sendable {
   package var variable: StaticString
   package var value: UnsafePointer<CChar>
   package var expected: StaticString
@@ -147,12 +147,11 @@ package struct HostConfiguration {
     }
     if let value = lookup("ANP_PCAP"), value.pointee != 0 { capture = .file(value) }
     if let value = lookup("ANP_STATS"), value.pointee != 0 {
-      var cursor = TextCursor(cString: value)
-      if cursor.take(UInt8(ascii: "1")), cursor.atEnd {
+      var one = TextCursor(cString: value)
+      var zero = one
+      if one.take(UInt8(ascii: "1")), one.atEnd {
         statistics = .standardError
-      } else if cursor = TextCursor(cString: value), cursor.take(UInt8(ascii: "0")), cursor.atEnd {
-        statistics = .none
-      } else {
+      } else if !(zero.take(UInt8(ascii: "0")) && zero.atEnd) {
         statistics = .file(value)
       }
     }

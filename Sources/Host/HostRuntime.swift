@@ -130,8 +130,9 @@ package enum HostRuntime {
     wanted.secret = HashKey(k0, k1)
     wanted.seed = seed
     let now = MonotonicClock.now
-    var stack = Stack(wanted, now: now)
-    stack.trace.filter = configuration.pointee.filter
+    let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
+    stack.initialize(to: Stack(wanted, now: now))
+    stack.pointee.trace.filter = configuration.pointee.filter
     let shard = Shard.make(
       stack: stack, device: device, timer: timer, ringSize: configuration.pointee.receiveRing,
       log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device), started: now)
@@ -160,8 +161,9 @@ package enum HostRuntime {
   /// host's side; else none: only neighbours can be reached.
   private static func gateway(_ device: TAPDevice, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
     let network = Network(IPAddress(link.address), prefix: 96 + link.prefixLength)
-    for candidate in [wanted, device.hostAddress, IPv4Address(198, 18, 0, 5)] as InlineArray<3, IPv4Address?> {
-      if let candidate, network.contains(IPAddress(candidate)), candidate != link.address { return candidate }
+    let candidates: InlineArray<3, IPv4Address?> = [wanted, device.hostAddress, IPv4Address(198, 18, 0, 5)]
+    for i in candidates.indices {
+      if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address { return candidate }
     }
     return nil
   }

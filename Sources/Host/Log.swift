@@ -312,5 +312,7 @@ struct Log {
     }
   }
 
-  private static func stateName(_ raw: Int64) -> StaticString { "?" }
+  private static func stateName(_ raw: Int64) -> StaticString {
+    TCPState(rawValue: UInt8(truncatingIfNeeded: raw))?.name ?? "NONE"
+  }
 }

@@ -4,8 +4,6 @@
 import CSupport
 
 enum OutputFile {
-  private static var appendFlags: Int32 { O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC }
-
   /// A descriptor out of the program's way, -1 for `.none`; nil where the file cannot be opened, which is then said.
   /// - Parameter fresh: begin the file anew instead of adding to it.
   static func open(_ output: HostConfiguration.Output, _ variable: StaticString, fresh: Bool) -> Int32? {
@@ -21,8 +19,7 @@ enum OutputFile {
         var path = TextBuffer(UnsafeMutableRawBufferPointer(rebasing: raw[..<4095]))
         expand(name, to: &path)
         raw[path.count] = 0
-        return anp_open(
-          raw.baseAddress!.assumingMemoryBound(to: CChar.self), appendFlags | (fresh ? O_TRUNC : 0), 0o644)
+        return anp_open_output(raw.baseAddress!.assumingMemoryBound(to: CChar.self), fresh ? 1 : 0)
       }
       guard result >= 0 else {
         report { text in

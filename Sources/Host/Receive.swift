@@ -123,11 +123,11 @@ struct Receiver {
     if length > linear { packet.addFragment(ring[posted &- 1 &- i].large_area, length &- linear) }
     // NEEDS_CSUM: a sender on this machine left the sum to a device that never came, so nothing can have gone wrong with it.
     // DATA_VALID: the kernel has looked already.
-    let flags = UInt32(result.header.flags)
-    if flags & (ANP_VNET_NEEDS_CHECKSUM.rawValue | ANP_VNET_DATA_VALID.rawValue) != 0 {
+    let flags = Int(result.header.flags)
+    if flags & (ANP_VNET_NEEDS_CHECKSUM | ANP_VNET_DATA_VALID) != 0 {
       packet.storage.pointee.checksumState = .verified
     }
-    let type = result.header.segmentation_type & ~UInt8(ANP_VNET_ECN.rawValue)
+    let type = result.header.segmentation_type & ~UInt8(ANP_VNET_ECN)
     if type != 0, let segmentation = SegmentationType(rawValue: type) {
       packet.storage.pointee.segmentationType = segmentation
       packet.storage.pointee.segmentSize = result.header.segment_size

@@ -13,28 +13,28 @@ enum RxThread {
   private static var stackBytes: Int { 256 << 10 }
 
   static func start(_ shard: UnsafeMutablePointer<Shard>) -> Int32 {
-    anp_thread_start({ run($0!.assumingMemoryBound(to: Shard.self)) }, shard, "anp-rx", stackBytes)
+    anp_thread_start({ RxThread.run($0!.assumingMemoryBound(to: Shard.self)) }, shard, "anp-rx", stackBytes)
   }
 
   private static func run(_ shard: UnsafeMutablePointer<Shard>) {
     var deviceWatched = true
     while true {
       anp_store_word(shard.pointee.rounds, anp_load_word(shard.pointee.rounds) &+ 1)
-      let events = anp_event_wait(deviceWatched ? shard.pointee.device.descriptor : -1, shard.pointee.timer)
-      if events & ANP_EVENT_TIMER.rawValue != 0 {
+      let events = Int(anp_event_wait(deviceWatched ? shard.pointee.device.descriptor : -1, shard.pointee.timer))
+      if events & ANP_EVENT_TIMER != 0 {
         shard.pointee.lock()
         shard.pointee.alarmFired()
         shard.pointee.unlock()
         // Whoever had the poller may have told us with the alarm that it is free.
         if shard.pointee.reportedDeviceError != EBADFD { deviceWatched = true }
       }
-      if events & ANP_EVENT_DEVICE_ERROR.rawValue != 0 {
+      if events & ANP_EVENT_DEVICE_ERROR != 0 {
         // A removed device stays "ready" for ever: look away from it for good.
         deviceWatched = false
         shard.pointee.lock()
         shard.pointee.reportDeviceError(EBADFD)
         shard.pointee.unlock()
-      } else if events & ANP_EVENT_READABLE.rawValue != 0 {
+      } else if events & ANP_EVENT_READABLE != 0 {
         deviceWatched = interrupt(shard)
       }
     }

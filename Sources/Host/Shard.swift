@@ -28,7 +28,13 @@ import CSupport
 import Netstack
 
 package struct Shard: ~Copyable {
-  package var stack: Stack
+  /// At an address of its own and never destroyed: Embedded Swift cannot destroy a value whose deinit is in another module,
+  /// and a shard lives as long as its process anyway.
+  private let stackAddress: UnsafeMutablePointer<Stack>
+  package var stack: Stack {
+    @inline(__always) unsafeAddress { UnsafePointer(stackAddress) }
+    @inline(__always) unsafeMutableAddress { stackAddress }
+  }
 
   private let here: UnsafeMutablePointer<Shard>
   /// A cache line of its own: waiters spin on it.
@@ -58,11 +64,11 @@ package struct Shard: ~Copyable {
   let started: Instant
 
   private init(
-    at here: UnsafeMutablePointer<Shard>, stack: consuming Stack, device: TAPDevice, timer: Int32, ringSize: Int, log: Log,
+    at here: UnsafeMutablePointer<Shard>, stack: UnsafeMutablePointer<Stack>, device: TAPDevice, timer: Int32, ringSize: Int, log: Log,
     capture: Capture, started: Instant
   ) {
     self.here = here
-    self.stack = stack
+    stackAddress = stack
     self.device = device
     self.timer = timer
     self.log = log
@@ -78,7 +84,7 @@ package struct Shard: ~Copyable {
 
   /// Makes a shard at an address that it keeps for the life of the process.
   static func make(
-    stack: consuming Stack, device: TAPDevice, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
+    stack: UnsafeMutablePointer<Stack>, device: TAPDevice, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
   ) -> UnsafeMutablePointer<Shard> {
     let shard = UnsafeMutablePointer<Shard>.allocate(capacity: 1)
     shard.initialize(

@@ -63,10 +63,10 @@ package struct TAPDevice {
 
     // The device keeps the flags its first queue came with: ask what we really have.
     let flags = anp_tap_flags(descriptor)
-    let hasHeader = flags >= 0 && UInt32(flags) & ANP_TAP_VNET_HEADER.rawValue != 0
+    let hasHeader = flags >= 0 && Int(flags) & ANP_TAP_VNET_HEADER != 0
     var capabilities = DeviceCapabilities()
     if hasHeader {
-      let result = anp_tap_set_header_size(descriptor, Int32(ANP_VNET_HEADER_SIZE.rawValue))
+      let result = anp_tap_set_header_size(descriptor, Int32(ANP_VNET_HEADER_SIZE))
       guard result == 0 else { throw DeviceError(step: .headerSize, code: -result) }
       negotiateOffloads(descriptor, &capabilities)
     }
@@ -84,16 +84,16 @@ package struct TAPDevice {
 
     let address = anp_interface_address(name)
     return TAPDevice(
-      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE.rawValue) : 0, capabilities: capabilities,
+      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
       hostAddress: address == 0 ? nil : IPv4Address(bits: address))
   }
 
   /// IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old kernels lack.
   private static func attachQueue(_ descriptor: Int32, _ name: UnsafePointer<CChar>) throws(DeviceError) {
-    let both = ANP_TAP_MULTI_QUEUE.rawValue | ANP_TAP_VNET_HEADER.rawValue
+    let both = UInt32(ANP_TAP_MULTI_QUEUE | ANP_TAP_VNET_HEADER)
     var result = anp_tap_attach(descriptor, name, both)
-    if result == -EINVAL { result = anp_tap_attach(descriptor, name, ANP_TAP_VNET_HEADER.rawValue) }
-    if result == -EINVAL { result = anp_tap_attach(descriptor, name, ANP_TAP_MULTI_QUEUE.rawValue) }
+    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_VNET_HEADER)) }
+    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_MULTI_QUEUE)) }
     if result == -EINVAL { result = anp_tap_attach(descriptor, name, 0) }
     guard result == 0 else { throw DeviceError(step: .attach, code: -result) }
   }
@@ -101,18 +101,19 @@ package struct TAPDevice {
   /// Asks for what the stack can take in: unfinished checksums and TCP super-frames. UDP super-frames (USO) are left out,
   /// the stack would have to cut them apart again.
   private static func negotiateOffloads(_ descriptor: Int32, _ capabilities: inout DeviceCapabilities) {
-    let checksum = ANP_OFFLOAD_CHECKSUM.rawValue
-    let four = checksum | ANP_OFFLOAD_TSO4.rawValue
-    let six = four | ANP_OFFLOAD_TSO6.rawValue
-    let all = six | ANP_OFFLOAD_ECN.rawValue
-    var got: UInt32 = 0
-    for wanted in [all, six, four, checksum] as InlineArray<4, UInt32> where got == 0 {
-      if anp_tap_set_offloads(descriptor, wanted) == 0 { got = wanted }
+    let checksum = ANP_OFFLOAD_CHECKSUM
+    let four = checksum | ANP_OFFLOAD_TSO4
+    let six = four | ANP_OFFLOAD_TSO6
+    let all = six | ANP_OFFLOAD_ECN
+    let wishes: InlineArray<4, Int> = [all, six, four, checksum]
+    var got = 0
+    for i in wishes.indices where got == 0 {
+      if anp_tap_set_offloads(descriptor, UInt32(wishes[i])) == 0 { got = wishes[i] }
     }
     if got == 0 { _ = anp_tap_set_offloads(descriptor, 0) }
     capabilities.checksumOffload = got & checksum != 0
-    capabilities.tcpSegmentation4 = got & ANP_OFFLOAD_TSO4.rawValue != 0
-    capabilities.tcpSegmentation6 = got & ANP_OFFLOAD_TSO6.rawValue != 0
+    capabilities.tcpSegmentation4 = got & ANP_OFFLOAD_TSO4 != 0
+    capabilities.tcpSegmentation6 = got & ANP_OFFLOAD_TSO6 != 0
   }
 
   /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs

@@ -66,7 +66,7 @@ struct Transmitter {
     let storage = packet.storage
     var h = anp_vnet_header()
     if storage.pointee.checksumState == .partial {
-      h.flags = UInt8(ANP_VNET_NEEDS_CHECKSUM.rawValue)
+      h.flags = UInt8(ANP_VNET_NEEDS_CHECKSUM)
       h.checksum_start = storage.pointee.checksumStart
       h.checksum_offset = storage.pointee.checksumOffset
     }

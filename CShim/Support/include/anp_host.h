@@ -119,6 +119,8 @@ int anp_duplicate_descriptor(int fd);
 void anp_close(int fd);
 /// open(2), raised; -errno on failure.
 int anp_open(const char *path, int flags, int mode);
+/// A file to append to, made where it is missing, emptied where `fresh`; raised, or -errno.
+int anp_open_output(const char *path, int fresh);
 /// Writes all of it, or as much as goes; bytes written or -errno.
 long anp_write_all(int fd, const void *bytes, size_t count);
 /// As anp_write_all, but gives up where the reader of a pipe or terminal does not take anything for `milliseconds`: -EAGAIN.
