@@ -28,12 +28,13 @@ import CSupport
 import Netstack
 
 package struct Shard: ~Copyable {
-  /// At an address of its own and never destroyed: Embedded Swift cannot destroy a value whose deinit is in another module,
-  /// and a shard lives as long as its process anyway.
+  /// At an address of its own and never destroyed, as a shard lives as long as its process. Embedded Swift cannot destroy a
+  /// value whose parts have a deinit in another module; a stored property, or the setter the compiler would make here, would.
   private let stackAddress: UnsafeMutablePointer<Stack>
   package var stack: Stack {
     @inline(__always) unsafeAddress { UnsafePointer(stackAddress) }
-    @inline(__always) unsafeMutableAddress { stackAddress }
+    @inline(__always) nonmutating _modify { yield &stackAddress.pointee }
+    nonmutating set { stackAddress.initialize(to: newValue) }
   }
 
   private let here: UnsafeMutablePointer<Shard>
