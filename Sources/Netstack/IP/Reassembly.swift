@@ -149,7 +149,7 @@ package struct Reassembly: ~Copyable {
     if mixedECN {
       // Congestion experienced by a sender that does not take part (RFC 3168 §5.3): Linux drops it too.
       pool.release(whole)
-      return .dropped(.fragmentOverlap)
+      return .dropped(.fragmentECN)
     }
     return .complete(whole)
   }
