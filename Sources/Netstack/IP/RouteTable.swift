@@ -225,7 +225,7 @@ package struct RouteTable: ~Copyable {
   }
 
   private static func set(_ destination: IPAddress) -> Int {
-    Int(truncatingIfNeeded: (destination.high ^ destination.low) &* 0x9e37_79b9_7f4a_7c15 &>> 56) % sets
+    Int(truncatingIfNeeded: ((destination.high ^ destination.low) &* 0x9e37_79b9_7f4a_7c15) &>> 32) % sets
   }
 
   private func exception(_ destination: IPAddress, _ now: Instant) -> Exception? {
