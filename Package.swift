@@ -51,9 +51,12 @@ let package = Package(
     .target(name: "Host", dependencies: ["Netstack", "CSupport"], swiftSettings: core),
     .target(name: "Preload", dependencies: ["Host", "CSupport"], swiftSettings: core),
     .target(name: "Simulation", dependencies: ["Netstack"], swiftSettings: hosted),
+    .target(
+      name: "CLauncher", path: "CShim/Launcher", cSettings: cFlags + [.headerSearchPath("../Support/include")],
+      linkerSettings: [.linkedLibrary("cap")]),
     .executableTarget(
       name: "AnpCommand",
-      dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: ["CLauncher", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "Sources/anp", swiftSettings: hosted),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: hosted),
     .testTarget(name: "NetstackTests", dependencies: ["Netstack"], swiftSettings: hosted),

@@ -25,7 +25,7 @@ under libanp.so is the other end. Needs root (or CAP_NET_ADMIN). Programs find t
 address through ANP_ADDR; with the defaults neither is needed.
 
 options of up
-  --owner USER      who may use the device besides root (name or number)
+  --owner USER      who may use the device besides root, by name or number (default: you, also through sudo)
   --nat IFACE       let the stack reach what IFACE reaches: masquerading (iptables or nftables) and forwarding
                     between the two interfaces
   --name NAME       device                               (default $name)
@@ -100,7 +100,7 @@ need_rights() {
 make_device() {
   if ! exists; then
     # The flags are part of the device: a program that opens it with others gets EINVAL.
-    ip tuntap add dev "$name" mode tap multi_queue vnet_hdr ${owner:+user "$owner"} ||
+    ip tuntap add dev "$name" mode tap multi_queue vnet_hdr user "${owner:-${SUDO_USER:-$(id -un)}}" ||
       fail "cannot make the TAP device $name"
     made=yes
     return
@@ -109,7 +109,7 @@ make_device() {
     fail "$name exists and is not a persistent TAP device with the flags multi_queue and vnet_hdr; remove it or choose another --name"
   local now; now=$(field user)
   if [[ -n $owner && $now != "$owner" && $now != "$(id -un -- "$owner" 2>/dev/null)" ]]; then
-    fail "$name exists and belongs to ${now:-everybody}: run '$self down --name $name' first"
+    fail "$name exists and belongs to ${now:-anybody}: run '$self down --name $name' first"
   fi
 }
 
@@ -250,7 +250,7 @@ status() {
   [[ $(details) == *[\<,]UP[,\>]* ]] && state=up
   (($(field numqueues) > 0)) && use="in use"
   say "$name $state, $use: kernel ${host:-no address}, stack ${stack_now:-unknown}, mtu $(field mtu)," \
-    "txqueuelen $(field qlen), owner ${user:-everybody}${via:+, NAT by $via}$missing"
+    "txqueuelen $(field qlen), owner ${user:-anybody}${via:+, NAT by $via}$missing"
 }
 
 arguments=("$@")
