@@ -15,7 +15,7 @@
 
 static bool raised;
 static bool in_user_namespace;
-static uint64_t permitted_before;
+static uint64_t bounding_before;
 
 static bool has(cap_value_t capability, cap_flag_t set) {
   cap_t mine = cap_get_proc();
@@ -66,7 +66,7 @@ int anp_namespace_enter(void) {
   uid_t uid = geteuid();
   gid_t gid = getegid();
   for (cap_value_t at = 0; at <= CAP_LAST_CAP; at++)
-    if (has(at, CAP_PERMITTED)) permitted_before |= 1ull << at;
+    if (cap_get_bound(at) == 1) bounding_before |= 1ull << at;
   if (has(CAP_SYS_ADMIN, CAP_EFFECTIVE) && has(CAP_NET_ADMIN, CAP_EFFECTIVE)) {
     if (unshare(CLONE_NEWNET) < 0) return -errno;
   } else {
@@ -100,12 +100,12 @@ int anp_namespace_try(void) {
 
 bool anp_namespace_is_user(void) { return in_user_namespace; }
 
-// The maker of a user namespace has every capability in it; execve keeps them for uid 0. The program is to have no more than
-// it would have had outside.
+// A new user namespace comes with a full bounding set, and what it holds is what execve gives uid 0. The program is to have no
+// more than it would have had outside.
 void anp_privilege_as_before(void) {
   if (!in_user_namespace) return;
   for (cap_value_t at = 0; at <= CAP_LAST_CAP; at++)
-    if (!(permitted_before & 1ull << at)) cap_drop_bound(at);
+    if (!(bounding_before & 1ull << at)) cap_drop_bound(at);
 }
 
 // Ambient capabilities survive the execve of an ordinary program. (Root keeps its own without.)

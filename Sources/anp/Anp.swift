@@ -14,6 +14,8 @@ enum Main {
     } catch let failure as Failure {
       complain(failure.message)
       exit(failure.code)
+    } catch let code as ExitCode {
+      exit(code.rawValue)
     } catch {
       // Help and version go to stdout with 0; a wrong option is 125, as with env(1): below it is the program's code.
       let code = Anp.exitCode(for: error)

@@ -43,16 +43,16 @@ struct Program {
     return stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG && access(path, X_OK) == 0
   }
 
-  /// Why a preloaded library has no effect in this program, or nil. `ignoresPrivileges`: it will run in a user namespace,
-  /// where set-id bits and file capabilities have no force and so do not switch LD_PRELOAD off.
-  func obstacle(ignoresPrivileges: Bool) -> String? {
+  /// Why a preloaded library has no effect in this program, or nil. In a user namespace of ours set-id bits have no force and
+  /// so do not switch LD_PRELOAD off; file capabilities do.
+  func obstacle(inUserNamespace: Bool) -> String? {
     var seen = 0
     var path = self.path
     while seen < 5, let interpreter = Script.interpreter(of: path) {
       path = interpreter
       seen += 1
     }
-    if !ignoresPrivileges, let gain = Program.privilegeGain(path) {
+    if let gain = Program.privilegeGain(path, inUserNamespace: inUserNamespace) {
       return "\(path) \(gain), so the loader ignores LD_PRELOAD: run a copy without it, or as root"
     }
     guard let image = MappedFile(path) else { return nil }
@@ -68,12 +68,14 @@ struct Program {
     }
   }
 
-  private static func privilegeGain(_ path: String) -> String? {
+  private static func privilegeGain(_ path: String, inUserNamespace: Bool) -> String? {
     var status = stat()
     guard stat(path, &status) == 0 else { return nil }
     // Only a change of identity makes execution secure: root may preload into what is set-id root.
-    if status.st_mode & S_ISUID != 0, status.st_uid != getuid() { return "is set-user-ID" }
-    if status.st_mode & S_ISGID != 0, status.st_gid != getgid() { return "is set-group-ID" }
+    if !inUserNamespace {
+      if status.st_mode & S_ISUID != 0, status.st_uid != getuid() { return "is set-user-ID" }
+      if status.st_mode & S_ISGID != 0, status.st_gid != getgid() { return "is set-group-ID" }
+    }
     if getuid() != 0, anp_privilege_of_file(path) { return "has file capabilities" }
     return nil
   }

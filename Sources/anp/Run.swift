@@ -54,7 +54,7 @@ struct Run: ParsableCommand {
   }
 
   private func checkObstacles(_ program: Program) throws {
-    guard let obstacle = program.obstacle(ignoresPrivileges: anp_namespace_is_user()) else { return }
+    guard let obstacle = program.obstacle(inUserNamespace: anp_namespace_is_user()) else { return }
     guard options.fallback || environmentValue("ANP_FALLBACK") == "kernel" else {
       throw Failure(
         message: "\(obstacle).\nIt would use the kernel's network; --fallback permits that.", code: Failure.cannotRun)

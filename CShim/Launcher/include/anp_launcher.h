@@ -51,7 +51,7 @@ bool anp_privilege_of_file(const char *path);
 int anp_namespace_enter(void);
 /// Would anp_namespace_enter succeed, and a TAP device in there? Tries in a child.
 int anp_namespace_try(void);
-/// Was a user namespace needed? Then set-id bits and file capabilities have no force inside.
+/// Was a user namespace needed? Then set-id bits have no force inside: the ids they name do not exist there.
 bool anp_namespace_is_user(void);
 
 // --- programs (spawn.c) ---
