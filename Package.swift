@@ -40,11 +40,12 @@ let package = Package(
       name: "CInterpose", dependencies: ["CSupport"], path: "CShim/Interpose", exclude: ["anp.map"],
       cSettings: cFlags,
       linkerSettings: [
-        .unsafeFlags([
-          "-use-ld=lld",
-          "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
-          "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic", "-Xlinker", "--gc-sections",
-        ], onlyEmbedded)
+        .unsafeFlags(
+          [
+            "-use-ld=lld",
+            "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
+            "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic", "-Xlinker", "--gc-sections",
+          ], onlyEmbedded)
       ]),
     .target(name: "Wire", swiftSettings: core),
     .target(name: "Netstack", dependencies: ["Wire"], swiftSettings: core),

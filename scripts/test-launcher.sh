@@ -64,8 +64,7 @@ ends() {
   exit 1
 }
 soon() { # soon COMMAND...: holds within two seconds
-  local try
-  for try in {1..100}; do "$@" && return; sleep 0.02; done
+  for _ in {1..100}; do "$@" && return; sleep 0.02; done
   echo "never came true: $*"
   exit 1
 }
@@ -178,7 +177,7 @@ test_root_keeps_what_it_had() {
   same "$output" "$before"
 }
 test_root_without_the_capability_gets_no_more_in_its_namespace() {
-  local less=(setpriv --bounding-set=-net_admin,-sys_admin --inh-caps=-all)
+  local less=(setpriv "--bounding-set=-net_admin,-sys_admin" --inh-caps=-all)
   local before
   before=$("${less[@]}" grep -E '^Cap(Prm|Eff|Bnd)' /proc/self/status)
   ends 0 "${less[@]}" "$anp" run -- grep -E '^Cap(Prm|Eff|Bnd)' /proc/self/status
