@@ -298,7 +298,7 @@ package struct NeighborTable: ~Copyable {
 
   @inline(__always)
   private static func bucket(_ address: IPAddress) -> Int {
-    Int(truncatingIfNeeded: (address.high ^ address.low) &* 0x9e37_79b9_7f4a_7c15 &>> UInt64(64 &- bucketBits))
+    Int(truncatingIfNeeded: ((address.high ^ address.low) &* 0x9e37_79b9_7f4a_7c15) &>> UInt64(64 &- bucketBits))
   }
 
   @inline(__always)

@@ -274,6 +274,9 @@ package struct TransmissionControlBlock: ~Copyable {
     congestion = CongestionControl(algorithm: options.congestion, segment: 1460)
   }
 
+  /// The program has closed it, and it goes on by itself (Linux: SOCK_DEAD). A child that was not accepted yet is none.
+  var isOrphan: Bool { !isOpen && parent == nil }
+
   /// The sequence number after the last byte the program queued (FIN not counted).
   var dataEnd: SequenceNumber { snd.bufferStart + sendBuffer.count }
 
