@@ -14,14 +14,14 @@ import Synchronization
 @c(anp_entry_fork_prepare)
 public func entryForkPrepare() {
   anp_enter()
-  HostRuntime.forkPrepare()
+  HostRuntime.shard?.pointee.lock()
   anp_state_lock()
 }
 
 @c(anp_entry_fork_parent)
 public func entryForkParent() {
   anp_state_unlock()
-  HostRuntime.forkParent()
+  HostRuntime.shard?.pointee.unlock()
   Wakes.afterUnlock()
   anp_leave()
 }
@@ -47,6 +47,9 @@ public func entryForkChild() {
         while let interest = description.pointee.interests { Epoll.removeLocked(interest) }
         _ = anp_fd_exchange(fd, anp_fd_entry(UInt32(ANP_FD_ORPHAN.rawValue), 0, 0), nil)
       }
+    } else if anp_fd_kind_of(entry) == ANP_FD_INTERNAL {
+      // The host runtime closes its own below.
+      _ = anp_fd_remove(fd, entry)
     }
     fd = anp_fd_next(fd + 1, -1, &entry)
   }
