@@ -18,6 +18,8 @@
 void anp_enter(void);
 /// Leaves; at depth 0 delivers signals that came in meanwhile.
 void anp_leave(void);
+/// How often the calling thread is inside; 0 = outside.
+int anp_depth(void);
 
 enum {
   /// The call may be restarted after a handler installed with SA_RESTART (recv, send, accept, connect …).
@@ -26,11 +28,13 @@ enum {
 };
 
 /// Marks the start of a wait: from here on a handler that runs on this thread makes the next anp_wait* of the thread return at
-/// once. Call it inside, before the readiness check that precedes the wait.
+/// once. Call it inside, before the readiness check that precedes the wait; again before each further check of the same call
+/// (a handler that a wait had no occasion to report is remembered until the call leaves).
 void anp_wait_prepare(void);
 /// Sleeps while *word == expected. Call it outside (depth 0), after anp_wait_prepare. A cancellation point.
 /// timeout_ns < 0: for ever. 0 = woken (or spuriously), -ETIMEDOUT, -EINTR (a handler without SA_RESTART ran, or the call is not
 /// restartable), -EAGAIN (word differed, or a handler with SA_RESTART ran and the call is restartable: check again, wait again).
+/// A thread that is cancelled may have taken a wake-up with it: where it matters who is woken, wake all.
 int anp_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns, unsigned flags);
 /// ppoll with the same rules: number of ready entries, 0 = time-out, -EINTR … `mask` as in ppoll, or NULL.
 int anp_wait_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *mask, unsigned flags);

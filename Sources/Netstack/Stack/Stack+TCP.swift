@@ -238,9 +238,9 @@ extension Stack {
 
   private mutating func enterTimeWait(_ tcb: TCBPointer) {
     let env = environment
-    // The last acknowledgment goes out first, while the connection still can.
+    // The acknowledgment of the peer's FIN goes out first, while the connection still can.
     tcb.pointee.state = .finWait2
-    tcb.pointee.work = .ackNow
+    tcb.pointee.work.formIntersection(.ackNow)
     transmit(tcb)
     tcb.pointee.state = .timeWait
     demux.remove(tcb, in: tcbs)
