@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Owns: the demonstration: an unmodified curl downloads from an unmodified nginx through the stack inside curl, and proof
+# that the kernel opened no connection for it. Everything happens in a network namespace that ends with this script, however
+# it ends. DEMO_MB: size of the download (default 1024).
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$PATH:/usr/sbin:/sbin
+megabytes=${DEMO_MB:-1024}
+
+if [[ ${1-} != --inside ]]; then
+  case ${1-} in
+    '') ;;
+    *) echo "usage: demo.sh   (DEMO_MB=1024 is the size of the download)"; [[ $1 == --help ]]; exit ;;
+  esac
+  # --kill-child and the process namespace: nothing survives this script. Root needs no user namespace.
+  own=(--user --map-root-user)
+  ((EUID != 0)) || own=()
+  exec unshare "${own[@]}" --net --mount --pid --fork --kill-child --mount-proc "$0" --inside
+fi
+
+# The work directory is memory of this mount namespace: it goes with it.
+work=/tmp
+mount -t tmpfs -o mode=755 none $work
+cd $work
+
+show() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
+counter() { # counter Tcp ActiveOpens: one number of /proc/net/snmp
+  awk -v group="$1:" -v name="$2" '$1 == group && !seen { seen = 1; for (i = 2; i <= NF; i++) at[$i] = i; next }
+    $1 == group { print $at[name] }' /proc/self/net/snmp
+}
+
+ip link set lo up
+"$here/scripts/tap.sh" up --mtu 1500
+[[ -r /dev/net/tun && -w /dev/net/tun ]] || { echo "demo: cannot open /dev/net/tun ('build/anp doctor' says what to do)" >&2; exit 1; }
+
+mkdir www logs
+head -c "${megabytes}M" /dev/urandom >www/big.bin
+cat >nginx.conf <<END
+daemon off;
+master_process off;
+pid $work/nginx.pid;
+error_log $work/logs/error.log;
+events { }
+http {
+  access_log off;
+  sendfile on;
+  client_body_temp_path $work/logs/body; proxy_temp_path $work/logs/proxy; fastcgi_temp_path $work/logs/fastcgi;
+  uwsgi_temp_path $work/logs/uwsgi; scgi_temp_path $work/logs/scgi;
+  server { listen 198.18.0.5:8000; root $work/www; }
+}
+END
+nginx -c $work/nginx.conf -p $work 2>logs/start.log &
+for _ in {1..100}; do
+  grep -q ' 0500...: *\|:1F40 ' /proc/self/net/tcp && break
+  kill -0 $! 2>/dev/null || { cat logs/start.log logs/error.log >&2; exit 1; }
+  sleep 0.02
+done
+
+active_before=$(counter Tcp ActiveOpens)
+passive_before=$(counter Tcp PassiveOpens)
+
+show "LD_PRELOAD=build/libanp.so curl http://198.18.0.5:8000/big.bin -o big.bin"
+ANP_STATS=$work/stats ANP_LOG=$work/log ANP_DEBUG=arp,tcp:info,sock:info LD_PRELOAD=$here/build/libanp.so \
+  curl --fail --silent --show-error --output big.bin \
+  --write-out '%{size_download} bytes in %{time_total} s, %{speed_download} bytes/s, from %{remote_ip}:%{remote_port} at %{local_ip}:%{local_port}\n' \
+  http://198.18.0.5:8000/big.bin
+
+show "sha256sum www/big.bin big.bin"
+sha256sum www/big.bin big.bin
+cmp www/big.bin big.bin
+rm big.bin
+
+show "head log        # what the stack inside curl did"
+head -n 20 log
+
+show "cat stats       # what it counted"
+cat stats
+
+active=$(($(counter Tcp ActiveOpens) - active_before))
+passive=$(($(counter Tcp PassiveOpens) - passive_before))
+show "the kernel's own counters in this namespace, for all programs in it"
+echo "connections the kernel accepted (nginx): $passive"
+echo "connections the kernel opened (curl):    $active"
+((active == 0 && passive >= 1)) || { echo "demo: FAILED: the kernel carried curl's connection" >&2; exit 1; }
+
+printf '\nThe same %s MB came through, byte for byte, and no kernel connection was opened.\n' "$megabytes"
