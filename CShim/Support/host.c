@@ -109,6 +109,20 @@ int anp_open_output(const char *path, int fresh) {
   return anp_open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | (fresh ? O_TRUNC : 0), 0644);
 }
 
+long anp_read_file(const char *path, void *bytes, size_t count) {
+  long fd = anp_host_call(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+  if (fd < 0) return fd;
+  size_t used = 0;
+  while (used < count) {
+    long n = anp_host_call(SYS_read, fd, (long)bytes + (long)used, (long)(count - used), 0, 0, 0);
+    if (n == -EINTR) continue;
+    if (n <= 0) break;
+    used += (size_t)n;
+  }
+  anp_close((int)fd);
+  return (long)used;
+}
+
 long anp_write_all(int fd, const void *bytes, size_t count) {
   const char *at = bytes;
   size_t left = count;

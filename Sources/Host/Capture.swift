@@ -47,7 +47,8 @@ struct Capture {
     let total = UInt32(28 + length + padding + 12 + 4)
     let time = UInt64(bitPattern: anp_realtime())
     var head: InlineArray<7, UInt32> = [
-      6, total, 0, UInt32(truncatingIfNeeded: time >> 32), UInt32(truncatingIfNeeded: time), UInt32(length), UInt32(length),
+      6, total, 0, UInt32(truncatingIfNeeded: time >> 32), UInt32(truncatingIfNeeded: time), UInt32(length),
+      UInt32(length),
     ]
     // epb_flags (code 2, 4 bytes); opt_endofopt; the block's length
     var tail: InlineArray<5, UInt32> = [0, Self.option(2, length: 4), direction.rawValue, 0, total]

@@ -127,7 +127,8 @@ package struct HostConfiguration {
       gateway = cursor.ipv4Address()
       guard let gateway, cursor.atEnd, isOnLink(gateway) else {
         throw ConfigurationError(
-          variable: "ANP_GATEWAY", value: value, expected: "an IPv4 address within ANP_ADDR's network, such as 198.18.0.5")
+          variable: "ANP_GATEWAY", value: value,
+          expected: "an IPv4 address within ANP_ADDR's network, such as 198.18.0.5")
       }
     }
     if let value = lookup("ANP_MTU") {
@@ -243,12 +244,15 @@ package struct HostConfiguration {
     guard !cursor.atEnd else { return }
     let error = ConfigurationError(
       variable: "ANP_DEBUG", value: value,
-      expected: "all, dev, arp, ip, icmp, udp, tcp, sock, timer, with :off, :error … :trace behind, such as tcp,ip:trace")
+      expected:
+        "all, dev, arp, ip, icmp, udp, tcp, sock, timer, with :off, :error … :trace behind, such as tcp,ip:trace")
     repeat {
       var named: TraceCategory?
       var all = cursor.take(word: "all")
       if !all {
-        for category in TraceCategory.allCases where named == nil && cursor.take(word: category.name) { named = category }
+        for category in TraceCategory.allCases where named == nil && cursor.take(word: category.name) {
+          named = category
+        }
         guard named != nil else { throw error }
       }
       var level = TraceLevel.debug

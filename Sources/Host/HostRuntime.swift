@@ -13,7 +13,8 @@ package struct HostHooks {
   package var afterUnlock: @convention(c) () -> Void
 
   package init(
-    readinessChanged: @escaping @convention(c) (UInt32, UInt32) -> Void, afterUnlock: @escaping @convention(c) () -> Void
+    readinessChanged: @escaping @convention(c) (UInt32, UInt32) -> Void,
+    afterUnlock: @escaping @convention(c) () -> Void
   ) {
     self.readinessChanged = readinessChanged
     self.afterUnlock = afterUnlock
@@ -134,8 +135,11 @@ package enum HostRuntime {
     stack.initialize(to: Stack(wanted, now: now))
     stack.pointee.trace.filter = configuration.pointee.filter
     let shard = Shard.make(
-      stack: stack, device: device, timer: timer, ringSize: configuration.pointee.receiveRing,
-      log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device), started: now)
+      stack: stack, device: device, named: link.device, timer: timer, ringSize: configuration.pointee.receiveRing,
+      log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
+      started: now)
+
+    if stack.pointee.trace.allows(.device, .info) { shard.pointee.log.begin(device, named: link.device, wanted) }
 
     shard.pointee.lock()
     shard.pointee.receiver.refill(from: &shard.pointee.stack)
@@ -163,7 +167,9 @@ package enum HostRuntime {
     let network = Network(IPAddress(link.address), prefix: 96 + link.prefixLength)
     let candidates: InlineArray<3, IPv4Address?> = [wanted, device.hostAddress, IPv4Address(198, 18, 0, 5)]
     for i in candidates.indices {
-      if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address { return candidate }
+      if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address {
+        return candidate
+      }
     }
     return nil
   }
@@ -176,6 +182,7 @@ package enum HostRuntime {
     anp_forget_thread_id()
     host.pointee.start_lock = 0
     host.pointee.printed_error = 0
+    host.pointee.statistics_printed = 0
     guard let shard else { return }
     host.pointee.forked = 1
     anp_store_pointer(&host.pointee.shard, nil)

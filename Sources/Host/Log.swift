@@ -95,6 +95,31 @@ struct Log {
     text.removeAll()
   }
 
+  /// The first line: what the stack found when it started. Before any other thread knows the log.
+  func begin(_ device: TAPDevice, named name: UnsafePointer<CChar>, _ configuration: StackConfiguration) {
+    guard events != nil else { return }
+    var text = TextBuffer(memory)
+    text.append("    0.000000 dev   info  ")
+    text.append(cString: name)
+    text.append(": ")
+    text.append(configuration.address)
+    text.append("/")
+    text.append(configuration.prefixLength)
+    if let gateway = configuration.gateway {
+      text.append(" gateway ")
+      text.append(gateway)
+    }
+    text.append(" hardware ")
+    text.append(device.capabilities.hardwareAddress)
+    text.append(" MTU ")
+    text.append(device.capabilities.mtu)
+    text.append(device.capabilities.checksumOffload ? " checksum-offload" : " no-offload")
+    if device.capabilities.tcpSegmentation4 { text.append(" TSO4") }
+    if device.capabilities.tcpSegmentation6 { text.append(" TSO6") }
+    text.append("\n")
+    _ = anp_write_patiently(descriptor, text.bytes.baseAddress, text.count, Self.patienceMilliseconds)
+  }
+
   // MARK: Format
 
   /// One event without the newline.
@@ -146,7 +171,11 @@ struct Log {
       text.append(" us")
     case .drop:
       text.append("drop: ")
-      if let reason = DropReason(rawValue: Int(event.a)) { text.append(reason.name) } else { number("reason ", event.a, &text) }
+      if let reason = DropReason(rawValue: Int(event.a)) {
+        text.append(reason.name)
+      } else {
+        number("reason ", event.a, &text)
+      }
       if event.category == .device, event.b != 0 { number(", error ", event.b, &text) }
       if event.tuple.remote != .none {
         text.append(" ")
@@ -200,7 +229,11 @@ struct Log {
       number(" bytes into ", event.b, &text)
       text.append(" fragments")
     case .socketCall:
-      if let call = SocketCall(rawValue: event.a) { text.append(callName(call)) } else { number("call ", event.a, &text) }
+      if let call = SocketCall(rawValue: event.a) {
+        text.append(callName(call))
+      } else {
+        number("call ", event.a, &text)
+      }
       if event.tuple.local != .none || event.tuple.remote != .none {
         text.append(" ")
         pair(event, &text)

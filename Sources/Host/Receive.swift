@@ -79,7 +79,7 @@ struct Receiver {
 
       anp_lock(shard.pointee.lockWord)
       let now = MonotonicClock.now
-      if first { shard.pointee.stack.statistics.count(.rxPolls) }
+      if first { shard.pointee.stack.count(.rxPolls) }
       first = false
       shard.pointee.runTimers()
       shard.pointee.receiver.posted &-= n
@@ -89,15 +89,15 @@ struct Receiver {
         shard.pointee.stack.receive(me.packet(i), now: now)
       }
       // The call that found nothing counts, too.
-      shard.pointee.calls.readCalls &+= UInt64(n &+ lost &+ (error == 0 ? 0 : 1))
+      shard.pointee.calls.reads &+= UInt64(n &+ lost &+ (error == 0 ? 0 : 1))
       if n > 0 { shard.pointee.stack.finishBatch(now: now) }
       if lost > 0 {
-        shard.pointee.stack.statistics.count(.rxRingFull, lost)
+        shard.pointee.stack.count(.rxRingFull, lost)
         shard.pointee.stack.statistics[drop: .noBuffer] &+= UInt64(lost)
       }
       shard.pointee.receiver.refill(from: &shard.pointee.stack)
       left &-= n &+ lost
-      if left <= 0, error == 0 { shard.pointee.stack.statistics.count(.timeSqueeze) }
+      if left <= 0, error == 0 { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }
       shard.pointee.unlock()
       if error != 0 { return error == EAGAIN ? .empty : .failed(error) }

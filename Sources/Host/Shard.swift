@@ -63,10 +63,13 @@ package struct Shard: ~Copyable {
   let rounds: UnsafeMutablePointer<UInt32>
 
   let started: Instant
+  let deviceName: UnsafePointer<CChar>
+  /// What the kernel's counter of frames it could not queue stood at; a device outlives many stacks.
+  let queueDropsAtStart: UInt64
 
   private init(
-    at here: UnsafeMutablePointer<Shard>, stack: UnsafeMutablePointer<Stack>, device: TAPDevice, timer: Int32, ringSize: Int, log: Log,
-    capture: Capture, started: Instant
+    at here: UnsafeMutablePointer<Shard>, stack: UnsafeMutablePointer<Stack>, device: TAPDevice,
+    named name: UnsafePointer<CChar>, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
   ) {
     self.here = here
     stackAddress = stack
@@ -75,6 +78,8 @@ package struct Shard: ~Copyable {
     self.log = log
     self.capture = capture
     self.started = started
+    deviceName = name
+    queueDropsAtStart = ExitStatistics.queueDrops(name) ?? 0
     lockWord = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 16)
     lockWord.initialize(repeating: 0, count: 16)
     rounds = .allocate(capacity: 1)
@@ -85,13 +90,15 @@ package struct Shard: ~Copyable {
 
   /// Makes a shard at an address that it keeps for the life of the process.
   static func make(
-    stack: UnsafeMutablePointer<Stack>, device: TAPDevice, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
+    stack: UnsafeMutablePointer<Stack>, device: TAPDevice, named name: UnsafePointer<CChar>, timer: Int32,
+    ringSize: Int,
+    log: Log, capture: Capture, started: Instant
   ) -> UnsafeMutablePointer<Shard> {
     let shard = UnsafeMutablePointer<Shard>.allocate(capacity: 1)
     shard.initialize(
       to: Shard(
-        at: shard, stack: stack, device: device, timer: timer, ringSize: ringSize, log: log, capture: capture,
-        started: started))
+        at: shard, stack: stack, device: device, named: name, timer: timer, ringSize: ringSize, log: log,
+        capture: capture, started: started))
     return shard
   }
 
@@ -183,7 +190,10 @@ package struct Shard: ~Copyable {
     let me = here
     anp_lock(me.pointee.lockWord)
     let free = !me.pointee.isPolling
-    if free { me.pointee.isPolling = true }
+    if free {
+      me.pointee.isPolling = true
+      me.pointee.stack.count(.rxInterrupts)
+    }
     me.pointee.interruptMasked = !free
     anp_unlock(me.pointee.lockWord)
     return free
@@ -232,9 +242,9 @@ package struct Shard: ~Copyable {
 
 /// What the device cost in system calls: "the kernel's" share of the bytes, beside the stack's own counters.
 struct DeviceCalls {
-  var readCalls: UInt64 = 0
+  var reads: UInt64 = 0
   var readBytes: UInt64 = 0
-  var writeCalls: UInt64 = 0
+  var writes: UInt64 = 0
   var writeBytes: UInt64 = 0
   /// Super-frames among them.
   var readSuperFrames: UInt64 = 0

@@ -136,7 +136,8 @@ extension DeviceError {
   package var kind: HostStartError {
     switch step {
     case .find: code == ENODEV || code == ENXIO ? .noDevice : .system
-    case .open: code == EACCES || code == EPERM || code == ENOENT || code == ENODEV || code == ENXIO ? .notPermitted : .system
+    case .open:
+      code == EACCES || code == EPERM || code == ENOENT || code == ENODEV || code == ENXIO ? .notPermitted : .system
     case .attach:
       switch code {
       case EBUSY, E2BIG: .busy
@@ -158,7 +159,8 @@ extension DeviceError {
       text.append(cString: name)
       text.append(": make it with 'scripts/tap.sh up', or start the program with 'anp run'")
     case .notPermitted where step == .open && (code == EACCES || code == EPERM):
-      text.append("/dev/net/tun may not be opened by this user: as root 'chmod 0666 /dev/net/tun' (the TAP's owner still")
+      text.append(
+        "/dev/net/tun may not be opened by this user: as root 'chmod 0666 /dev/net/tun' (the TAP's owner still")
       text.append(" decides who may attach), or start the program with 'anp run'")
     case .notPermitted where step == .open:
       text.append("/dev/net/tun is missing: 'modprobe tun', or give the container the device")
@@ -167,7 +169,8 @@ extension DeviceError {
       text.append(" belongs to another user: make it with 'scripts/tap.sh up --owner USER', or run with CAP_NET_ADMIN")
     case .busy where forked:
       text.append(cString: name)
-      text.append(" carries the parent process's stack; a child that opens connections of its own needs another device:")
+      text.append(
+        " carries the parent process's stack; a child that opens connections of its own needs another device:")
       text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR=198.18.0.4/24,198.18.1.4/24")
     case .busy:
       text.append(cString: name)

@@ -24,6 +24,23 @@ package struct TextCursor {
     return true
   }
 
+  package mutating func take(cString: UnsafePointer<CChar>) -> Bool {
+    let start = position
+    var at = cString
+    while at.pointee != 0 {
+      guard take(UInt8(bitPattern: at.pointee)) else {
+        position = start
+        return false
+      }
+      at += 1
+    }
+    return true
+  }
+
+  package mutating func skipSpaces() {
+    while take(UInt8(ascii: " ")) {}
+  }
+
   /// Takes `word` where it stands here whole: followed by the end or by something that is no letter, digit, '-' or '_'.
   package mutating func take(word: StaticString) -> Bool {
     let n = word.utf8CodeUnitCount
@@ -36,7 +53,8 @@ package struct TextCursor {
 
   private static func isWordByte(_ b: UInt8) -> Bool {
     switch b {
-    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "0")...UInt8(ascii: "9"),
+    case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+      UInt8(ascii: "0")...UInt8(ascii: "9"),
       UInt8(ascii: "-"), UInt8(ascii: "_"):
       true
     default: false

@@ -85,7 +85,7 @@ struct Transmitter {
       let packet = me.frames[i]
       let result = me.results[i]
       if result >= 0 {
-        shard.pointee.calls.writeCalls &+= 1
+        shard.pointee.calls.writes &+= 1
         shard.pointee.calls.writeBytes &+= UInt64(result)
         if packet.storage.pointee.segmentationType != .none { shard.pointee.calls.writeSuperFrames &+= 1 }
       } else {
@@ -102,7 +102,7 @@ struct Transmitter {
   private static func failed(_ shard: UnsafeMutablePointer<Shard>, _ error: Int32) {
     let full = error == EAGAIN || error == ENOBUFS || error == ENOMEM
     let reason: DropReason = full ? .transmitQueueFull : .deviceError
-    shard.pointee.stack.statistics.count(.txErrors)
+    shard.pointee.stack.count(.txErrors)
     shard.pointee.stack.statistics[drop: reason] &+= 1
     if shard.pointee.stack.trace.allows(.device, .warn) {
       var event = TraceEvent(MonotonicClock.now, .device, .warn, .drop)

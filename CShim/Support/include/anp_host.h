@@ -54,6 +54,8 @@ struct anp_host_globals {
   uint32_t start_lock;
   /// Raw value of the last start error that was printed, plus one: a program that tries again and again gets one line.
   uint32_t printed_error;
+  /// Set when the statistics have been printed.
+  uint32_t statistics_printed;
   /// Set in a forked child: the device, the log and the capture file belong to the parent's stack.
   uint32_t forked;
 };
@@ -93,6 +95,8 @@ static inline uint32_t anp_lock_owner(uint32_t *word) {
   return __atomic_load_n(word, __ATOMIC_RELAXED) & ~ANP_LOCK_WAITERS;
 }
 static inline uint32_t anp_load_word(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+/// Sets a word from 0 to 1; 1 for the one caller who did.
+static inline int anp_claim_word(uint32_t *word) { return __atomic_exchange_n(word, 1, __ATOMIC_ACQ_REL) == 0; }
 static inline void anp_store_word(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 
 // ---- Time and chance --------------------------------------------------------------------------------------------------
@@ -121,6 +125,8 @@ void anp_close(int fd);
 int anp_open(const char *path, int flags, int mode);
 /// A file to append to, made where it is missing, emptied where `fresh`; raised, or -errno.
 int anp_open_output(const char *path, int fresh);
+/// Reads a file from its beginning, as much as fits; bytes or -errno.
+long anp_read_file(const char *path, void *bytes, size_t count);
 /// Writes all of it, or as much as goes; bytes written or -errno.
 long anp_write_all(int fd, const void *bytes, size_t count);
 /// As anp_write_all, but gives up where the reader of a pipe or terminal does not take anything for `milliseconds`: -EAGAIN.
