@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Owns: the demonstration: an unmodified curl downloads from an unmodified nginx through the stack inside curl, and proof
 # that the kernel opened no connection for it. Everything happens in a network namespace that ends with this script, however
-# it ends. DEMO_MB: size of the download (default 1024).
+# it ends. DEMO_MB: size of the download (default 1024, less where memory is short: it lies there twice).
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin
-megabytes=${DEMO_MB:-1024}
+available=$(awk '/^MemAvailable:/ { print int($2 / 1024) }' /proc/meminfo)
+megabytes=${DEMO_MB:-$((available > 4096 ? 1024 : available / 4))}
 
 if [[ ${1-} != --inside ]]; then
   case ${1-} in
@@ -21,7 +22,7 @@ fi
 
 # The work directory is memory of this mount namespace: it goes with it.
 work=/tmp
-mount -t tmpfs -o mode=755 none $work
+mount -t tmpfs -o mode=755,size=90% none $work
 cd $work
 
 show() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
