@@ -51,7 +51,10 @@ let package = Package(
     .target(name: "Netstack", dependencies: ["Wire"], swiftSettings: core),
     .target(name: "Host", dependencies: ["Netstack", "CSupport"], swiftSettings: core),
     .target(name: "Preload", dependencies: ["Host", "CSupport"], swiftSettings: core),
-    .target(name: "Simulation", dependencies: ["Netstack"], swiftSettings: hosted),
+    .target(name: "Simulation", dependencies: ["Netstack", "Wire"], swiftSettings: hosted),
+    .executableTarget(
+      name: "anp-simulate", dependencies: ["Simulation", "Netstack"], path: "Sources/anp-simulate",
+      swiftSettings: hosted),
     .target(
       name: "CLauncher", path: "CShim/Launcher", cSettings: cFlags + [.headerSearchPath("../Support/include")],
       linkerSettings: [.linkedLibrary("cap")]),

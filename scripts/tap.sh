@@ -7,7 +7,7 @@ set -euo pipefail
 readonly self=${0##*/}
 readonly library_default=198.18.0.4
 name=anp0
-address=198.18.0.5/24
+address= # 198.18.N.5/24 for anpN
 stack=
 mtu=1500
 queue_length=5000 # frames: with TCP windows of some megabytes the usual 1000 overflow
@@ -29,7 +29,7 @@ options of up
   --nat IFACE       let the stack reach what IFACE reaches: masquerading (iptables or nftables) and forwarding
                     between the two interfaces
   --name NAME       device                               (default $name)
-  --address A/LEN   the kernel's address on it           (default $address)
+  --address A/LEN   the kernel's address on it           (default 198.18.0.5/24; 198.18.N.5/24 for anpN)
   --stack A         the address meant for the stack      (default: 198.18.0.4, or what stands before --address)
   --mtu N           bytes, 68 to 65521                   (default $mtu)
   --txqueuelen N    frames that wait for the program     (default $queue_length)
@@ -54,6 +54,11 @@ to_address() { echo "$(($1 >> 24 & 255)).$(($1 >> 16 & 255)).$(($1 >> 8 & 255)).
 mask_of() { echo $((0xffffffff << (32 - $1) & 0xffffffff)); }
 
 check_addresses() {
+  if [[ -z $address ]]; then
+    local number=0
+    [[ $name =~ ^anp([0-9]{1,3})$ ]] && number=$((10#${BASH_REMATCH[1]} & 255))
+    address=198.18.$number.5/24
+  fi
   local host=${address%/*} length=${address#*/}
   is_address "$host" && [[ $address == */* && $length =~ ^[0-9]+$ ]] && ((length >= 8 && length <= 30)) ||
     wrong "--address takes an IPv4 address and a prefix length from 8 to 30, such as 198.18.0.5/24, not '$address'"
@@ -217,7 +222,6 @@ up() {
   local settings=
   [[ $name == anp0 ]] || settings="ANP_TAP=$name"
   [[ $stack/${address#*/} == "$library_default/24" ]] || settings+="${settings:+ }ANP_ADDR=$stack/${address#*/}"
-  [[ -z $nat ]] || settings+="${settings:+ }ANP_GATEWAY=${address%/*}"
   [[ -z $settings ]] || say "programs under libanp.so need: export $settings"
 }
 

@@ -81,23 +81,24 @@ test_run_makes_a_device_and_removes_it() {
   must absent
 }
 test_run_says_addresses_in_variables() {
-  ends 0 "$anp" run -- sh -c 'echo $ANP_TAP $ANP_ADDR $ANP_GATEWAY; ip -4 -o address show anp0'
-  contains "$output" "anp0 198.18.0.4/24 198.18.0.5"
+  ends 0 "$anp" run --processes 2 -- sh -c 'echo $ANP_TAP $ANP_ADDR; ip -4 -o address'
+  contains "$output" "anp0,anp1 198.18.0.4/24,198.18.1.4/24"
   contains "$output" "inet 198.18.0.5/24"
+  contains "$output" "inet 198.18.1.5/24"
 }
 test_run_passes_options_on_as_variables() {
-  ends 0 "$anp" run --addr 198.18.7.9/28 --mtu 9000 --debug tcp=trace --log /l --pcap /p --stats --take 10.0.0.0/8 \
-    --take 11.0.0.0/8 --bypass 12.0.0.0/8 --fallback -- sh -c 'env; ip link show anp0'
+  ends 0 "$anp" run --processes 1 --addr 198.18.7.9/28 --gateway 198.18.7.2 --mtu 9000 --debug tcp:trace --log /l --pcap /p --stats --take 10.0.0.0/8 \
+    --take 11.0.0.0/8 --bypass 12.0.0.0/8 --fallback -- sh -c 'env; ip address show anp0'
   local setting
-  for setting in ANP_ADDR=198.18.7.9/28 ANP_GATEWAY=198.18.7.10 ANP_MTU=9000 ANP_DEBUG=tcp=trace ANP_LOG=/l ANP_PCAP=/p \
+  for setting in ANP_ADDR=198.18.7.9/28 ANP_GATEWAY=198.18.7.2 198.18.7.2/28 ANP_MTU=9000 ANP_DEBUG=tcp:trace ANP_LOG=/l ANP_PCAP=/p \
     ANP_STATS=1 ANP_TAKE=10.0.0.0/8,11.0.0.0/8 ANP_BYPASS=12.0.0.0/8 ANP_FALLBACK=kernel "mtu 9000"; do
     contains "$output" "$setting"
   done
 }
 test_option_wins_over_variable() {
-  ANP_ADDR=198.18.3.4/24 ANP_DEBUG=arp ends 0 "$anp" run -- sh -c 'echo $ANP_ADDR $ANP_DEBUG'
+  ANP_ADDR=198.18.3.4/24 ANP_DEBUG=arp ends 0 "$anp" run --processes 1 -- sh -c 'echo $ANP_ADDR $ANP_DEBUG'
   same "$output" "198.18.3.4/24 arp"
-  ANP_ADDR=198.18.3.4/24 ends 0 "$anp" run --addr 198.18.8.4/24 -- sh -c 'echo $ANP_ADDR'
+  ANP_ADDR=198.18.3.4/24 ends 0 "$anp" run --processes 1 --addr 198.18.8.4/24 -- sh -c 'echo $ANP_ADDR'
   same "$output" "198.18.8.4/24"
 }
 test_bad_addresses_are_refused() {
@@ -111,16 +112,22 @@ test_two_runs_at_once_get_two_networks() {
   ends 0 "$anp" run -- "$anp" run --tap other -- sh -c 'ip -4 -o address; echo $ANP_TAP'
   contains "$output" "198.18.0.5/24"
   contains "$output" "other"
-  "$anp" run -- sleep 1 &
+  "$anp" run --processes 1 -- sleep 1 &
   soon ip link show anp0 >/dev/null
-  ends 0 "$anp" run -- sh -c 'echo $ANP_TAP $ANP_ADDR'
+  ends 0 "$anp" run --processes 1 -- sh -c 'echo $ANP_TAP $ANP_ADDR'
   same "$output" "anp1 198.18.1.4/24"
   wait
 }
 test_run_uses_a_device_that_is_there() {
   "$tap" up --name mine --address 198.18.5.5/24
-  ends 0 "$anp" run --tap mine -- sh -c 'echo $ANP_TAP $ANP_ADDR $ANP_GATEWAY'
-  same "$output" "mine 198.18.5.4/24 198.18.5.5"
+  ends 0 "$anp" run --tap mine -- sh -c 'echo $ANP_TAP $ANP_ADDR'
+  same "$output" "mine 198.18.5.4/24"
+  "$tap" up --name anp1
+  ends 0 "$anp" run --tap mine,anp1 -- sh -c 'echo $ANP_TAP $ANP_ADDR'
+  same "$output" "mine,anp1 198.18.5.4/24,198.18.1.4/24"
+  ends 125 "$anp" run --tap mine,anp2 -- true
+  contains "$output" "anp2 does not exist"
+  "$tap" down --name anp1
   must ip link show mine
   "$tap" down --name mine
 }
@@ -194,10 +201,10 @@ test_server_ends_also_with_a_program_that_fails_to_start() {
   must [ -z "$(pgrep -f 'sleep 77')" ]
 }
 test_shell_is_the_kernels_side_and_run_inside_uses_its_cable() {
-  ends 0 "${unprivileged[@]}" "$anp" shell -- sh -c "echo [\$LD_PRELOAD]; ip link set anp0 mtu 1400 && $anp run -- sh -c 'ip -br link; echo \$LD_PRELOAD \$ANP_TAP'"
+  ends 0 "${unprivileged[@]}" "$anp" shell --processes 2 -- sh -c "echo [\$LD_PRELOAD]; ip link set anp0 mtu 1400 && $anp run -- sh -c 'ip -br link; echo \$LD_PRELOAD \$ANP_TAP'"
   contains "$output" "[]"
-  contains "$output" "$work/usr/lib/libanp.so anp0"
-  same "$(grep -c '^anp' <<<"$output")" 1
+  contains "$output" "$work/usr/lib/libanp.so anp0,anp1"
+  same "$(grep -c '^anp' <<<"$output")" 2
 }
 
 # --- the program's end, and signals ---

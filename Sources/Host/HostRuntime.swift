@@ -191,6 +191,11 @@ package enum HostRuntime {
 
   // MARK: Descriptors of ours among the program's
 
+  /// The descriptors that the running stack uses.
+  package static func eachDescriptor(_ body: (Int32) -> Void) {
+    shard?.pointee.eachDescriptor(body)
+  }
+
   /// True for a descriptor number that the stack uses itself. A close of it by the program (a daemon closing everything) is to
   /// be swallowed, a dup2 onto it to be preceded by moveDescriptor.
   package static func ownsDescriptor(_ number: Int32) -> Bool {

@@ -2,6 +2,7 @@
 
 import CSupport
 import Host
+import Netstack
 import Synchronization
 
 /// A new epoll descriptor: enters it in the table. 0 or a negative errno (the caller then closes `epfd`).

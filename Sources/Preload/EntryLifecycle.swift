@@ -67,10 +67,8 @@ public func entryDup3(_ old: Int32, _ new: Int32, _ flags: Int32) -> Int {
   if anp_fd_kind_of(entry) == ANP_FD_INTERNAL { return -Errno.badDescriptor }
   let target = anp_fd_look_up(new)
   if anp_fd_kind_of(target) == ANP_FD_INTERNAL {
-    anp_state_lock()
-    let moved = anp_internal_move_away(new, target)
-    anp_state_unlock()
-    if moved != 0 { return Int(moved) }
+    let moved = moveAway(new, target)
+    if moved != 0 { return moved }
   }
   var replaced: UInt64 = 0
   _ = anp_fd_exchange(new, 0, &replaced)
@@ -86,6 +84,14 @@ public func entryDup3(_ old: Int32, _ new: Int32, _ flags: Int32) -> Int {
     return entered
   }
   return Int(result)
+}
+
+/// One of our own descriptors leaves a number that a dup2 aims at.
+private func moveAway(_ fd: Int32, _ entry: UInt64) -> Int {
+  if anp_fd_index_of(entry) == Bootstrap.hostIndex { return Bootstrap.moveHostDescriptor(fd, entry) }
+  anp_state_lock()
+  defer { anp_state_unlock() }
+  return Int(anp_internal_move_away(fd, entry))
 }
 
 @c(anp_entry_close)

@@ -6,6 +6,7 @@
 
 import CSupport
 import Host
+import Netstack
 import Synchronization
 
 /// `scratch` has room for `count` + 1 entries. `timeout` in nanoseconds, negative = for ever.

@@ -1,12 +1,15 @@
-// Owns: the TAP device a program is started on: one that is there, one made for it, or one in a namespace made for it.
+// Owns: the TAP devices a program is started on: such as are there, made for it, or made in a namespace made for it.
 // Read first: Documentation/networking/tuntap.rst, user_namespaces(7).
 //
 // Which, in this order:
-//   1. --tap or ANP_TAP names a device that exists: that one, as it is
-//   2. CAP_NET_ADMIN: a device of our own, anp0 or the next free number
+//   1. --tap or ANP_TAP names devices that exist: those, as they are
+//   2. CAP_NET_ADMIN: devices of our own, anp0 or the next free numbers
 //   3. anp0 exists and is ours (scripts/tap.sh up): that one
-//   4. a user and network namespace of our own, and anp0 in there
+//   4. a user and network namespace of our own, and the devices in there
 // --namespace asks for 4 in any case.
+//
+// One device carries one process's stack, so a program whose children use the network as well needs several; each stack takes
+// the first that is free.
 //
 // A device made here is not persistent: it lives while a descriptor of it is open, here or in the program, so that no way to
 // die leaves it behind.
@@ -14,42 +17,43 @@
 import CLauncher
 import Glibc
 
-/// The cable between the kernel and the stack.
-struct Cable {
-  var name: String
-  /// The stack's own address; nil leaves it to the library's default.
-  var stack: Network?
-  /// The kernel's end.
-  var kernel: Network?
-  var gateway: UInt32?
-  var isNamespace = false
+/// The cables between the kernel and the stacks.
+struct Cables {
+  struct Cable {
+    var name: String
+    /// The stack's own address; nil leaves it to the library's default.
+    var stack: Network?
+    /// The kernel's end.
+    var kernel: Network?
+  }
+
+  var cables: [Cable]
 
   /// Frames that wait for the stack: with TCP windows of some megabytes the usual 1000 overflow (as in scripts/tap.sh).
-  static let queueLength: Int32 = 5000
+  private static let queueLength: Int32 = 5000
 
-  static func lay(_ options: StackOptions, namespace: Bool) throws -> Cable {
+  static func lay(_ options: StackOptions, namespace: Bool) throws -> Cables {
     try checkDeviceFile()
+    let names = options.wantedTaps
     if !namespace {
-      if let name = options.wantedTap, let device = describe(name) {
-        return try existing(name, device, options)
-      }
+      if let names, names.contains(where: { describe($0) != nil }) { return try existing(names, options) }
       if anp_privilege_take() {
         defer { anp_privilege_drop() }
-        if let cable = try make(options, isNamespace: false) { return cable }
+        if let made = try make(names, options) { return made }
         // EPERM: the capability is one over a user namespace that this network namespace does not belong to.
       }
-      if options.wantedTap == nil, let device = describe("anp0"), device.is_tap, device.owner == geteuid() {
-        return try existing("anp0", device, options)
+      if names == nil, let device = describe("anp0"), device.is_tap, device.owner == geteuid() {
+        return try existing(["anp0"], options)
       }
     }
     let entered = anp_namespace_enter()
     guard entered == 0 else {
       throw Failure(message: "cannot make a network namespace: \(reason(entered)).\n\(Advice.namespace)")
     }
-    guard let cable = try make(options, isNamespace: true) else {
+    guard let made = try make(names, options) else {
       throw Failure(message: "may not make a TAP device in a namespace of our own.\n\(Advice.namespace)")
     }
-    return cable
+    return made
   }
 
   static func describe(_ name: String) -> anp_interface? {
@@ -62,37 +66,57 @@ struct Cable {
     throw Failure(message: "cannot open /dev/net/tun: \(reason(-errno)).\n\(Advice.deviceFile)")
   }
 
-  private static func existing(_ name: String, _ device: anp_interface, _ options: StackOptions) throws -> Cable {
-    if let problem = device.problem { throw Failure(message: "\(name) \(problem)") }
-    if device.owner != UInt32(ANP_NO_OWNER), device.owner != geteuid(), !anp_privilege_has() {
+  private static func existing(_ names: [String], _ options: StackOptions) throws -> Cables {
+    let wanted = try options.wantedAddresses()
+    if let wanted, wanted.count != names.count {
       throw Failure(
-        message: "\(name) belongs to user \(device.owner): make it again with 'scripts/tap.sh up --owner \(geteuid())'")
+        message: "\(names.count) devices (\(names.joined(separator: ","))) need as many addresses, not \(wanted.count)")
     }
-    let kernel = device.address == 0 ? nil : Network(address: device.address, mask: device.mask)
-    return Cable(
-      name: name, stack: try options.wantedAddress() ?? device.stack, kernel: kernel,
-      gateway: try options.wantedGateway() ?? kernel?.address)
+    return Cables(
+      cables: try names.enumerated().map { index, name in
+        guard let device = describe(name) else {
+          throw Failure(
+            message: "\(name) does not exist, but others of \(names.joined(separator: ",")) do: name one sort only")
+        }
+        if let problem = device.problem { throw Failure(message: "\(name) \(problem)") }
+        if device.owner != UInt32(ANP_NO_OWNER), device.owner != geteuid(), !anp_privilege_has() {
+          throw Failure(
+            message:
+              "\(name) belongs to user \(device.owner): make it again with 'scripts/tap.sh up --owner \(geteuid())'")
+        }
+        return Cable(
+          name: name, stack: wanted?[index] ?? device.stack,
+          kernel: device.address == 0 ? nil : Network(address: device.address, mask: device.mask))
+      })
   }
 
   /// nil: we may not.
-  private static func make(_ options: StackOptions, isNamespace: Bool) throws -> Cable? {
+  private static func make(_ names: [String]?, _ options: StackOptions) throws -> Cables? {
+    var made = Cables(cables: [])
+    let wanted = try options.wantedAddresses() ?? []
+    for index in 0..<(names?.count ?? max(options.processes, wanted.count)) {
+      guard let name = try makeDevice(names?[index] ?? "anp%d") else { return nil }
+      let stack = index < wanted.count ? wanted[index] : freeAddress(startingAt: name)
+      var kernel = Network(address: stack.neighbor, length: stack.length)
+      if let gateway = try options.wantedGateway(), stack.contains(gateway), gateway != stack.address {
+        kernel.address = gateway
+      }
+      let result = anp_interface_up(name, kernel.address, kernel.mask, Int32(options.mtu ?? 0), queueLength)
+      guard result == 0 else { throw Failure(message: "cannot set up \(name): \(reason(result))") }
+      made.cables.append(Cable(name: name, stack: stack, kernel: kernel))
+    }
+    return made
+  }
+
+  /// The descriptor stays open for as long as this process lives.
+  private static func makeDevice(_ pattern: String) throws -> String? {
     var made = [CChar](repeating: 0, count: Int(IFNAMSIZ))
-    let descriptor = anp_tap_make(options.wantedTap ?? "anp%d", geteuid(), &made)
+    let descriptor = anp_tap_make(pattern, geteuid(), &made)
     guard descriptor != -EPERM else { return nil }
     guard descriptor >= 0 else {
-      throw Failure(message: "cannot make the TAP device \(options.wantedTap ?? "anp0"): \(reason(descriptor))")
+      throw Failure(message: "cannot make the TAP device \(pattern): \(reason(descriptor))")
     }
-    let name = String(decoding: made.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    let stack = try options.wantedAddress() ?? freeAddress(startingAt: name)
-    let wantedGateway = try options.wantedGateway()
-    var kernel = Network(address: stack.neighbor, length: stack.length)
-    if let wantedGateway, stack.contains(wantedGateway), wantedGateway != stack.address {
-      kernel.address = wantedGateway
-    }
-    let result = anp_interface_up(name, kernel.address, kernel.mask, Int32(options.mtu ?? 0), queueLength)
-    guard result == 0 else { throw Failure(message: "cannot set up \(name): \(reason(result))") }
-    return Cable(
-      name: name, stack: stack, kernel: kernel, gateway: wantedGateway ?? kernel.address, isNamespace: isNamespace)
+    return String(decoding: made.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
   /// 198.18.N.4/24 where no interface has an address in that network yet; N starts at the device's own number, so that two
@@ -100,11 +124,10 @@ struct Cable {
   private static func freeAddress(startingAt name: String) -> Network {
     let first = UInt32(name.drop { !$0.isNumber }) ?? 0
     for step in 0..<UInt32(256) {
-      let network = Network(
-        address: Network.stackDefault.address & ~0xff00 | (first + step & 0xff) << 8,
-        length: Network.stackDefault.length)
-      let address = Network(address: network.address | 4, length: network.length)
-      if anp_network_in_use(address.network, address.mask) == 0 { return address }
+      let third = (first + step & 0xff) << 8
+      let candidate = Network(
+        address: Network.stackDefault.address & ~0xff00 | third, length: Network.stackDefault.length)
+      if anp_network_in_use(candidate.network, candidate.mask) == 0 { return candidate }
     }
     return .stackDefault
   }

@@ -66,7 +66,7 @@ struct Doctor: ParsableCommand {
 
   private func checkTap(capability: Bool) -> Bool {
     let name = environmentValue("ANP_TAP") ?? "anp0"
-    guard let device = Cable.describe(name) else {
+    guard let device = Cables.describe(name) else {
       return report(
         false, "\(name): not there", advice: "Only plain LD_PRELOAD needs it: 'sudo scripts/tap.sh up' makes it.")
     }

@@ -15,7 +15,8 @@ struct Run: ParsableCommand {
       peers are programs in the same namespace, such as those that --server or 'anp shell' start. A device that \
       'anp tap up' made is used with --tap.
 
-      Programs started by the program run under the same library and share its address.
+      What the program starts runs under the same library. Each process that uses the network has a stack and an address of \
+      its own (198.18.0.4, 198.18.1.4 …), up to --processes of them at once.
       """)
 
   @OptionGroup(title: "Stack")
@@ -41,11 +42,11 @@ struct Run: ParsableCommand {
     let library = try Installation.library(options.library)
     let plain = Environment()
     anp_supervise_begin()
-    let cable = try Cable.lay(options, namespace: namespace)
+    let cables = try Cables.lay(options, namespace: namespace)
     try checkObstacles(program)
 
     var environment = plain
-    options.export(to: &environment, cable: cable)
+    options.export(to: &environment, cables)
     let outside = environment
     try environment.preload(library)
     let servants = try server.map { try Servant(command: $0, environment: outside) }
@@ -88,10 +89,12 @@ struct Shell: ParsableCommand {
     if words.isEmpty { words = [environmentValue("SHELL") ?? "/bin/sh"] }
     let program = try Program(named: words[0])
     anp_supervise_begin()
-    let cable = try Cable.lay(options, namespace: true)
+    let cables = try Cables.lay(options, namespace: true)
     var environment = Environment()
-    options.export(to: &environment, cable: cable)
-    if isatty(STDERR_FILENO) == 1, let kernel = cable.kernel, let stack = cable.stack {
+    options.export(to: &environment, cables)
+    if isatty(STDERR_FILENO) == 1, let kernel = cables.cables.first?.kernel,
+      let stack = cables.cables.first?.stack
+    {
       complain(
         "this shell is at \(Network.text(kernel.address)); 'anp run -- program' is at \(Network.text(stack.address))")
     }

@@ -15,8 +15,13 @@ struct StackOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Largest packet, for both ends where anp makes the device (ANP_MTU).", valueName: "bytes"))
   var mtu: Int?
   @Option(
-    help: ArgumentHelp("What to log, such as tcp,ip=trace (ANP_DEBUG); see docs/DEBUGGING.md.", valueName: "what"))
+    help: ArgumentHelp("What to log, such as tcp,ip:trace (ANP_DEBUG); see docs/DEBUGGING.md.", valueName: "what"))
   var debug: String?
+  @Option(
+    help: ArgumentHelp(
+      "How many processes of the program may use the network at once: a device, a stack and an address for each.",
+      valueName: "number"))
+  var processes = 4
   @Option(help: ArgumentHelp("Where to log instead of stderr (ANP_LOG).", valueName: "file"))
   var log: String?
   @Option(
@@ -36,23 +41,31 @@ struct StackOptions: ParsableArguments {
   var library: String?
 
   func validate() throws {
-    if let tap, tap.isEmpty || tap.utf8.count > 15 || tap.contains("/") || tap.contains("%") {
-      throw ValidationError("--tap takes the name of an interface (up to 15 bytes), not '\(tap)'")
+    if let tap {
+      for name in tap.split(separator: ",", omittingEmptySubsequences: false)
+      where name.isEmpty || name.utf8.count > 15 || name.contains(where: { "/% ".contains($0) }) {
+        throw ValidationError("--tap takes names of interfaces (1 to 15 bytes each), not '\(tap)'")
+      }
+    }
+    if !(1...8).contains(processes) {
+      throw ValidationError("--processes takes a number from 1 to 8, not \(processes)")
     }
     if let mtu, !(68...65521).contains(mtu) {
       throw ValidationError("--mtu takes a number of bytes from 68 to 65521, not \(mtu)")
     }
   }
 
-  /// The stack's address as option or variable give it.
-  func wantedAddress() throws -> Network? {
+  /// The stacks' addresses as option or variable give them.
+  func wantedAddresses() throws -> [Network]? {
     guard let text = addr ?? environmentValue("ANP_ADDR") else { return nil }
-    guard let network = Network(text), network.isHost else {
-      throw Failure(
-        message: "\(addr == nil ? "ANP_ADDR" : "--addr") takes the stack's address and a prefix length from 8 to 30, "
-          + "such as 198.18.0.4/24, not '\(text)'")
+    return try text.split(separator: ",", omittingEmptySubsequences: false).map { part in
+      guard let network = Network(String(part)), network.isHost else {
+        throw Failure(
+          message: "\(addr == nil ? "ANP_ADDR" : "--addr") takes the stack's address and a prefix length from 8 to 30, "
+            + "such as 198.18.0.4/24, not '\(text)'")
+      }
+      return network
     }
-    return network
   }
 
   func wantedGateway() throws -> UInt32? {
@@ -65,13 +78,16 @@ struct StackOptions: ParsableArguments {
     return address
   }
 
-  var wantedTap: String? { tap ?? environmentValue("ANP_TAP") }
+  var wantedTaps: [String]? {
+    (tap ?? environmentValue("ANP_TAP")).map { $0.split(separator: ",").map(String.init) }
+  }
 
   /// Sets what the library reads. What is not asked for stays as the caller's environment has it.
-  func export(to environment: inout Environment, cable: Cable) {
-    environment["ANP_TAP"] = cable.name
-    if let stack = cable.stack { environment["ANP_ADDR"] = stack.text }
-    if let gateway = cable.gateway { environment["ANP_GATEWAY"] = Network.text(gateway) }
+  func export(to environment: inout Environment, _ cables: Cables) {
+    environment["ANP_TAP"] = cables.cables.map(\.name).joined(separator: ",")
+    let addresses = cables.cables.compactMap(\.stack?.text)
+    if addresses.count == cables.cables.count { environment["ANP_ADDR"] = addresses.joined(separator: ",") }
+    if let gateway { environment["ANP_GATEWAY"] = gateway }
     if let mtu { environment["ANP_MTU"] = String(mtu) }
     if let debug { environment["ANP_DEBUG"] = debug }
     if let log { environment["ANP_LOG"] = log }

@@ -348,7 +348,9 @@ package struct TransmissionControlBlock: ~Copyable {
     event.tuple = tuple
     event.flags = flags
     let inbound = kind == .segmentIn
-    event.sequence = sequence.value &- (inbound ? rcv.irs.value : snd.iss.value)
+    // A SYN is what defines the initial number.
+    let origin = inbound ? (flags.contains(.syn) ? sequence.value : rcv.irs.value) : snd.iss.value
+    event.sequence = sequence.value &- origin
     event.acknowledgment = flags.contains(.ack) ? acknowledgment.value &- (inbound ? snd.iss.value : rcv.irs.value) : 0
     event.length = UInt32(truncatingIfNeeded: length)
     event.window = UInt32(truncatingIfNeeded: window)
