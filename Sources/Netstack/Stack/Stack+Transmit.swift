@@ -25,7 +25,12 @@ extension Stack {
     guard owner != 0 else { return }
     let tcb = tcbs.pointer(at: owner - 1)
     tcb.pointee.sendBuffer.unpin()
-    if tcb.pointee.isZombie { releaseIfOver(tcb) }
+    if tcb.pointee.isZombie { return releaseIfOver(tcb) }
+    // While pinned the ring may have refused bytes for which there is room now, and no acknowledgment may be to come.
+    if !tcb.pointee.sendBuffer.isPinned, tcb.pointee.wantsSpace {
+      tcb.pointee.spaceFreed(environment)
+      noteChanged(tcb)
+    }
   }
 
   mutating func discard(_ packet: PacketBuffer, _ reason: DropReason, _ category: TraceCategory) {
