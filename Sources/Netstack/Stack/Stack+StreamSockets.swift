@@ -60,7 +60,6 @@ extension Stack {
       }
     }
     settle(tcb, before: before)
-    releaseIfOver(tcb)
     flush()
   }
 
