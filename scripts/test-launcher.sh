@@ -405,12 +405,6 @@ test_tap_nat_is_undone_exactly() {
 }
 # --- with the stack itself ---
 
-# serve ADDRESS: files of $work/www at port 8000, on the kernel
-serve() {
-  python3 -m http.server --bind "$1" --directory "$work/www" 8000 >/dev/null 2>&1 &
-  soon listens
-}
-listens() { [[ -n $(ss -Hltn 'sport = 8000') ]]; }
 test_run_carries_a_program_and_its_children_at_once() {
   ends 0 "${unprivileged[@]}" "$anp" run --processes 3 --server "cd $work/www && exec python3 -m http.server --bind 198.18.0.5 8000" -- \
     sh -c 'for i in 1 2 3; do python3 -c "
@@ -432,7 +426,7 @@ test_nat_takes_the_stack_out() {
   ip link set out0 up
   nsenter --target $beyond --net ip address add 198.19.0.2/24 dev in0
   nsenter --target $beyond --net ip link set in0 up
-  nsenter --target $beyond --net bash -c "$(declare -f serve soon listens); work=$work; serve 198.19.0.2; wait" &
+  nsenter --target $beyond --net python3 -m http.server --bind 198.19.0.2 --directory "$work/www" 8000 >/dev/null 2>&1 &
   local server=$!
   "$tap" up --nat out0
   ends 0 env LD_PRELOAD="$work/usr/lib/libanp.so" curl -s --max-time 5 --retry 20 --retry-connrefused --retry-delay 1 \
