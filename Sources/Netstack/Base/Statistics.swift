@@ -126,7 +126,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
   case ethernetTooShort, ethernetUnknownType, ethernetOtherHost
   case arpMalformed, neighborQueueFull, neighborUnreachable
   case ipTruncated, ipVersion, ipHeaderLength, ipTotalLength, ipChecksum, ipNotForUs, ipMartianSource, ipUnknownProtocol
-  case ipTimeToLive, ipNoRoute, fragmentOverlap, fragmentTooLong, fragmentMemory, fragmentTimeout
+  case ipTimeToLive, ipNoRoute, fragmentOverlap, fragmentTooLong, fragmentMemory, fragmentTimeout, fragmentECN
   case icmpMalformed, icmpChecksum, icmpBroadcastEcho, icmpRateLimited
   case udpMalformed, udpChecksum, udpNoSocket, udpReceiveBufferFull
   case tcpMalformed, tcpChecksum, tcpNoSocket, tcpInvalidFlags, tcpSequenceOutOfWindow, tcpOldAck, tcpUnacceptableAck
@@ -156,6 +156,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case .fragmentTooLong: "fragment-too-long"
     case .fragmentMemory: "fragment-memory"
     case .fragmentTimeout: "fragment-timeout"
+    case .fragmentECN: "fragment-ecn"
     case .icmpMalformed: "icmp-malformed"
     case .icmpChecksum: "icmp-checksum"
     case .icmpBroadcastEcho: "icmp-broadcast-echo"

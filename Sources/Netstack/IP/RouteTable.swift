@@ -1,0 +1,261 @@
+// Owns: where packets go: next hop, source address and MTU for a destination, and what is known of path MTUs.
+// Read first: RFC 1122 §3.3.1 (routing outbound datagrams), RFC 1191 §3–§6 and §7.1 (path MTU discovery); Linux's route
+// exceptions (net/ipv4/route.c) for how discovered MTUs are kept. Knows no device and no neighbour.
+
+import Wire
+
+/// A way to a network. IPv4 prefixes are given in IPv4's own lengths (0…32).
+package struct Route: Sendable {
+  package var prefix: IPAddress
+  package var prefixLength: Int
+  /// nil where the network is on the link.
+  package var gateway: IPAddress?
+  /// What to send from, if the program has not bound an address.
+  package var source: IPAddress
+  /// Largest IP packet, bytes.
+  package var mtu: Int
+
+  package init(prefix: IPAddress, prefixLength: Int, gateway: IPAddress?, source: IPAddress, mtu: Int) {
+    self.prefix = prefix
+    self.prefixLength = prefixLength
+    self.gateway = gateway
+    self.source = source
+    self.mtu = mtu
+  }
+}
+
+/// The answer for one destination. A connection may keep it as long as `RouteTable.generation` stays the same and `expires`
+/// has not come.
+package struct RouteDecision: Sendable {
+  package enum Kind: Sendable { case unicast, local, broadcast, multicast }
+  package var kind: Kind
+  /// The neighbour to send to: the gateway, or the destination itself.
+  package var nextHop: IPAddress
+  package var source: IPAddress
+  /// Largest IP packet on this path, bytes.
+  package var mtu: Int
+  /// The path's real MTU is below `Settings.routeMinPMTU`: packets of `mtu` are sent without DF and may be cut on the way.
+  package var mtuLocked: Bool
+  /// When the MTU may have become larger again.
+  package var expires: Instant
+}
+
+package struct RouteTable: ~Copyable {
+  private struct Entry {
+    var route: Route
+    /// Prefix length of the 128-bit form, and the masks that follow from it.
+    var length: Int
+    var maskHigh: UInt64
+    var maskLow: UInt64
+  }
+
+  /// A path MTU that ICMP told.
+  private struct Exception {
+    var destination: IPAddress
+    var mtu: Int
+    var locked: Bool
+    /// `.zero` = unused
+    var expires: Instant
+  }
+
+  package static var maximumRoutes: Int { 64 }
+  private static var sets: Int { 256 }
+  private static var ways: Int { 4 }
+
+  /// Longest prefix first; among equals the newest.
+  private let entries: UnsafeMutablePointer<Entry>
+  package private(set) var count = 0
+  /// `sets` × `ways`, made with the first exception.
+  private var exceptions: UnsafeMutablePointer<Exception>?
+  /// Changes whenever an answer may have changed.
+  package private(set) var generation: UInt32 = 1
+
+  package init() { entries = .allocate(capacity: Self.maximumRoutes) }
+
+  deinit {
+    entries.deallocate()
+    exceptions?.deallocate()
+  }
+
+  // MARK: Routes
+
+  /// Adds a route, or replaces the one for the same prefix; false where the table is full or the prefix makes no sense.
+  @discardableResult
+  package mutating func add(_ route: Route) -> Bool {
+    guard let entry = Self.entry(route) else { return false }
+    remove(prefix: route.prefix, prefixLength: route.prefixLength)
+    guard count < Self.maximumRoutes else { return false }
+    var at = 0
+    while at < count, entries[at].length > entry.length { at += 1 }
+    (entries + at + 1).moveInitialize(from: entries + at, count: count - at)
+    (entries + at).initialize(to: entry)
+    count += 1
+    generation &+= 1
+    return true
+  }
+
+  /// Removes the route for exactly this prefix, if there is one.
+  package mutating func remove(prefix: IPAddress, prefixLength: Int) {
+    guard let length = Self.length(prefix, prefixLength) else { return }
+    var at = 0
+    while at < count {
+      let entry = entries[at]
+      if entry.length == length, Self.matches(entry, prefix) {
+        (entries + at).moveInitialize(from: entries + at + 1, count: count - at - 1)
+        count -= 1
+        generation &+= 1
+        return
+      }
+      at += 1
+    }
+  }
+
+  /// The way to `destination`; nil where there is none (network unreachable). O(routes).
+  package func lookup(_ destination: IPAddress, now: Instant) -> RouteDecision? {
+    var at = 0
+    while at < count {
+      let entry = entries + at
+      if Self.matches(entry.pointee, destination) {
+        var decision = RouteDecision(
+          kind: kind(destination, entry.pointee), nextHop: entry.pointee.route.gateway ?? destination,
+          source: entry.pointee.route.source, mtu: entry.pointee.route.mtu, mtuLocked: false, expires: .distantFuture)
+        if decision.kind == .broadcast || decision.kind == .multicast { decision.nextHop = destination }
+        if let exception = exception(destination, now), exception.mtu < decision.mtu {
+          decision.mtu = exception.mtu
+          decision.mtuLocked = exception.locked
+          decision.expires = exception.expires
+        }
+        return decision
+      }
+      at += 1
+    }
+    // The limited broadcast needs no route, only a link (RFC 1122 §3.3.6).
+    if destination == IPAddress(.limitedBroadcast) || destination.isMulticast, count > 0 {
+      let any = entries[count - 1].route
+      return RouteDecision(
+        kind: destination.isMulticast ? .multicast : .broadcast, nextHop: destination, source: any.source,
+        mtu: any.mtu, mtuLocked: false, expires: .distantFuture)
+    }
+    return nil
+  }
+
+  /// Whether `address` is one that we send from.
+  package func isLocal(_ address: IPAddress) -> Bool {
+    for i in 0..<count where entries[i].route.source == address { return true }
+    return false
+  }
+
+  /// Whether `address` is the limited broadcast or the one of a network on the link (RFC 1122 §3.2.1.3 (c), (d)).
+  package func isBroadcast(_ address: IPAddress) -> Bool {
+    guard address.isIPv4 else { return false }
+    if address.v4 == .limitedBroadcast { return true }
+    for i in 0..<count where Self.isDirectedBroadcast(address, entries[i]) { return true }
+    return false
+  }
+
+  private func kind(_ destination: IPAddress, _ entry: Entry) -> RouteDecision.Kind {
+    if destination.isMulticast { return .multicast }
+    if isLocal(destination) { return .local }
+    return isBroadcast(destination) ? .broadcast : .unicast
+  }
+
+  /// All host bits one, or all zero (the old form, RFC 1122 §3.3.6), on a link; /31 and /32 have no broadcast (RFC 3021).
+  private static func isDirectedBroadcast(_ address: IPAddress, _ entry: Entry) -> Bool {
+    guard entry.route.gateway == nil, entry.length < 127, entry.length > 96, matches(entry, address) else {
+      return false
+    }
+    let hostBits = address.low & ~entry.maskLow
+    return hostBits == ~entry.maskLow || hostBits == 0
+  }
+
+  @inline(__always)
+  private static func matches(_ entry: Entry, _ address: IPAddress) -> Bool {
+    (address.high ^ entry.route.prefix.high) & entry.maskHigh | (address.low ^ entry.route.prefix.low) & entry.maskLow
+      == 0
+  }
+
+  private static func length(_ prefix: IPAddress, _ length: Int) -> Int? {
+    let most = prefix.isIPv4 ? 32 : 128
+    guard length >= 0, length <= most else { return nil }
+    return length + 128 - most
+  }
+
+  private static func entry(_ route: Route) -> Entry? {
+    guard let length = length(route.prefix, route.prefixLength) else { return nil }
+    // Swift's plain shifts give 0 for a distance of 64.
+    let high: UInt64 = length >= 64 ? .max : ~(UInt64.max >> UInt64(length))
+    let low: UInt64 = length <= 64 ? 0 : ~(UInt64.max >> UInt64(length - 64))
+    return Entry(route: route, length: length, maskHigh: high, maskLow: low)
+  }
+
+  // MARK: Path MTU
+
+  /// A router reports that a packet of `packetLength` bytes to `destination` did not fit; `reported` is the next-hop MTU in
+  /// its message (0 from a router older than RFC 1191). Returns the new path MTU if it is smaller than the one in use.
+  package mutating func fragmentationNeeded(
+    _ destination: IPAddress, reported: Int, packetLength: Int, now: Instant, settings: borrowing Settings
+  ) -> Int? {
+    guard !settings.ipNoPmtuDiscovery, let current = lookup(destination, now: now) else { return nil }
+    var mtu = reported
+    if mtu == 0 { mtu = Self.plateau(below: min(packetLength, current.mtu)) }
+    // A forged tiny MTU would make us send only headers: below the minimum the path may fragment instead.
+    let locked = mtu < settings.routeMinPMTU
+    if locked { mtu = min(current.mtu, settings.routeMinPMTU) }
+    // RFC 1191 §3: never increased by such a message.
+    guard mtu < current.mtu || locked && mtu == current.mtu && !current.mtuLocked else { return nil }
+    store(
+      Exception(
+        destination: destination, mtu: mtu, locked: locked, expires: now + .seconds(settings.routeMTUExpires)), now)
+    generation &+= 1
+    return mtu
+  }
+
+  /// The next smaller MTU of a common link type (RFC 1191 §7.1, table 7-1).
+  private static func plateau(below length: Int) -> Int {
+    if length > 32000 { return 32000 }
+    if length > 17914 { return 17914 }
+    if length > 8166 { return 8166 }
+    if length > 4352 { return 4352 }
+    if length > 2002 { return 2002 }
+    if length > 1492 { return 1492 }
+    if length > 1006 { return 1006 }
+    if length > 508 { return 508 }
+    if length > 296 { return 296 }
+    return 68
+  }
+
+  private static func set(_ destination: IPAddress) -> Int {
+    Int(truncatingIfNeeded: ((destination.high ^ destination.low) &* 0x9e37_79b9_7f4a_7c15) &>> 32) % sets
+  }
+
+  private func exception(_ destination: IPAddress, _ now: Instant) -> Exception? {
+    guard let exceptions else { return nil }
+    let set = exceptions + Self.set(destination) * Self.ways
+    for way in 0..<Self.ways where set[way].destination == destination && set[way].expires > now { return set[way] }
+    return nil
+  }
+
+  private mutating func store(_ exception: Exception, _ now: Instant) {
+    let table: UnsafeMutablePointer<Exception>
+    if let exceptions {
+      table = exceptions
+    } else {
+      table = .allocate(capacity: Self.sets * Self.ways)
+      table.initialize(
+        repeating: Exception(destination: .anyIPv6, mtu: 0, locked: false, expires: .zero),
+        count: Self.sets * Self.ways)
+      exceptions = table
+    }
+    let set = table + Self.set(exception.destination) * Self.ways
+    // The same destination's place, else the one that expires first.
+    var victim = 0
+    for way in 0..<Self.ways {
+      if set[way].destination == exception.destination {
+        victim = way
+        break
+      }
+      if set[way].expires < set[victim].expires { victim = way }
+    }
+    set[victim] = exception
+  }
+}
