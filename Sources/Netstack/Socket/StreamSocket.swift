@@ -72,10 +72,7 @@ extension TransmissionControlBlock {
   ) throws(SocketError) -> Int {
     if receiveQueue.readyBytes > 0 {
       if destination.count == 0 { return 0 }
-      let target =
-        flags.contains(.discard) ? UnsafeMutableRawBufferPointer(start: nil, count: destination.count) : destination
-      let n = readOut(target, peek: flags.contains(.peek), env)
-      return n
+      return readOut(destination, flags, env)
     }
     if let pending = error {
       error = nil
@@ -91,9 +88,10 @@ extension TransmissionControlBlock {
   }
 
   private mutating func readOut(
-    _ target: UnsafeMutableRawBufferPointer, peek: Bool, _ env: EnvironmentPointer
+    _ target: UnsafeMutableRawBufferPointer, _ flags: ReceiveFlags, _ env: EnvironmentPointer
   ) -> Int {
-    let n = receiveQueue.read(target, peek: peek, &env.pointee.pool)
+    let peek = flags.contains(.peek)
+    let n = receiveQueue.read(target, peek: peek, drop: flags.contains(.discard), &env.pointee.pool)
     env.pointee.statistics.count(.copiesOut)
     env.pointee.statistics.count(.copyBytesOut, n)
     if !peek {
