@@ -40,20 +40,28 @@ let package = Package(
       name: "CInterpose", dependencies: ["CSupport"], path: "CShim/Interpose", exclude: ["anp.map"],
       cSettings: cFlags,
       linkerSettings: [
-        .unsafeFlags([
-          "-use-ld=lld",
-          "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
-          "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic", "-Xlinker", "--gc-sections",
-        ], onlyEmbedded)
+        .unsafeFlags(
+          [
+            "-use-ld=lld",
+            "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
+            "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic",
+            "-Xlinker", "--gc-sections",
+          ], onlyEmbedded)
       ]),
     .target(name: "Wire", swiftSettings: core),
     .target(name: "Netstack", dependencies: ["Wire"], swiftSettings: core),
     .target(name: "Host", dependencies: ["Netstack", "CSupport"], swiftSettings: core),
     .target(name: "Preload", dependencies: ["Host", "CSupport"], swiftSettings: core),
-    .target(name: "Simulation", dependencies: ["Netstack"], swiftSettings: hosted),
+    .target(name: "Simulation", dependencies: ["Netstack", "Wire"], swiftSettings: hosted),
+    .executableTarget(
+      name: "anp-simulate", dependencies: ["Simulation", "Netstack"], path: "Sources/anp-simulate",
+      swiftSettings: hosted),
+    .target(
+      name: "CLauncher", path: "CShim/Launcher", cSettings: cFlags + [.headerSearchPath("../Support/include")],
+      linkerSettings: [.linkedLibrary("cap")]),
     .executableTarget(
       name: "AnpCommand",
-      dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: ["CLauncher", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "Sources/anp", swiftSettings: hosted),
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: hosted),
     .testTarget(name: "NetstackTests", dependencies: ["Netstack"], swiftSettings: hosted),

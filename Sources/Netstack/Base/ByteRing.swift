@@ -83,7 +83,8 @@ package struct ByteRing: ~Copyable {
     if pins > 0 {
       // `start` moves; the dropped bytes sit just before it and stay reserved.
       start = (start + n) & (capacity - 1)
-      if retired == nil { withheld += n }
+      // Also after a growth: frames made since then point into the new memory.
+      withheld += n
       return
     }
     start = count == 0 ? 0 : (start + n) & (capacity - 1)

@@ -70,6 +70,9 @@ package struct Slab<Element: ~Copyable>: ~Copyable {
     return true
   }
 
+  /// The index that the next `insert` will use.
+  package var nextFreeIndex: UInt32 { firstFree == 0 ? UInt32(chunkCount << Self.chunkShift) : firstFree - 1 }
+
   /// Takes a free slot; nil where `maximum` are in use.
   package mutating func insert(_ element: consuming Element) -> SlabHandle? {
     if firstFree == 0, !grow() { return nil }

@@ -37,3 +37,176 @@ package struct StackConfiguration: Sendable {
   package var seed: UInt64 = 0
   package init() {}
 }
+
+package struct Stack: ~Copyable {
+  /// Shared by all layers; at a fixed address.
+  let environment: EnvironmentPointer
+  package let device: DeviceCapabilities
+  let address: IPv4Address
+  let subnetBroadcast: IPv4Address
+
+  // Link and IP
+  var neighbors: NeighborTable
+  var neighborTimer: TimerID
+  var defense = AddressDefense()
+  var routes = RouteTable()
+  var reassembly: Reassembly
+  var reassemblyTimer: TimerID
+  var icmpLimiter: ICMPRateLimiter
+  var nextIdentification: UInt16
+
+  // TCP
+  var tcbs: TCBSlab
+  var demux: Demux
+  var timeWaits: TimeWaitTable
+  /// Connections with something to send, first come first served (index + 1).
+  var workFirst: UInt32 = 0
+  var workLast: UInt32 = 0
+  var changedStreams: UInt32 = 0
+
+  // UDP
+  var datagrams: Slab<DatagramSocketState>
+  var datagramPorts = DatagramPorts()
+  var changedDatagrams: UInt32 = 0
+
+  /// Frames for the device.
+  var transmitQueue = PacketQueue()
+  /// Packets to our own address, on their way back in.
+  var loopbackQueue = PacketQueue()
+
+  package init(_ configuration: StackConfiguration, now: Instant) {
+    let env = EnvironmentPointer.allocate(capacity: 1)
+    env.initialize(
+      to: Environment(
+        settings: configuration.settings, secret: configuration.secret, seed: configuration.seed, now: now))
+    environment = env
+    device = configuration.device
+    address = configuration.address
+    let hostBits = UInt32.max >> UInt32(min(max(configuration.prefixLength, 0), 32))
+    subnetBroadcast = IPv4Address(
+      bits: configuration.prefixLength >= 31 ? .max : configuration.address.bits | hostBits)
+    neighbors = NeighborTable(seed: configuration.seed, now: now)
+    neighborTimer = env.pointee.wheel.allocate(kind: TimerKind.neighbor, owner: 0)
+    reassembly = Reassembly(key: configuration.secret)
+    reassemblyTimer = env.pointee.wheel.allocate(kind: TimerKind.reassembly, owner: 0)
+    icmpLimiter = ICMPRateLimiter(key: configuration.secret, seed: configuration.seed, now: now)
+    nextIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
+    let maximum = configuration.settings.maximumConnections
+    tcbs = Slab(maximum: maximum)
+    demux = Demux(key: configuration.secret)
+    timeWaits = TimeWaitTable(key: configuration.secret, maximum: configuration.settings.tcpMaxTimeWaitBuckets)
+    datagrams = Slab(maximum: maximum)
+    let source = IPAddress(configuration.address)
+    _ = routes.add(
+      Route(
+        prefix: source, prefixLength: configuration.prefixLength, gateway: nil, source: source,
+        mtu: configuration.device.mtu))
+    if let gateway = configuration.gateway {
+      _ = routes.add(
+        Route(
+          prefix: IPAddress(.any), prefixLength: 0, gateway: IPAddress(gateway), source: source,
+          mtu: configuration.device.mtu))
+    }
+    announce()
+  }
+
+  deinit {
+    environment.deinitialize(count: 1)
+    environment.deallocate()
+  }
+
+  package var settings: Settings {
+    get { environment.pointee.settings }
+    nonmutating set { environment.pointee.settings = newValue }
+  }
+
+  package var statistics: Statistics {
+    get { environment.pointee.statistics }
+    nonmutating set { environment.pointee.statistics = newValue }
+  }
+
+  package var trace: TraceLog {
+    _read { yield environment.pointee.trace }
+    nonmutating _modify { yield &environment.pointee.trace }
+  }
+
+  package func count(_ counter: Counter, _ n: Int = 1) { environment.pointee.statistics.count(counter, n) }
+
+  package mutating func nextTraceEvent() -> TraceEvent? { environment.pointee.trace.next() }
+
+  // MARK: What a batch leaves to do
+
+  /// Sends what the connections touched since the last call want to send, and takes in what that sent to ourselves.
+  mutating func flush() {
+    while true {
+      flushWork()
+      guard let packet = loopbackQueue.removeFirst() else { return }
+      receiveIPv4(packet, wasLinkBroadcast: false)
+    }
+  }
+
+  /// The next socket whose readiness changed, with what is new about it.
+  package mutating func nextChanged() -> (handle: SocketHandle, cookie: UInt32, events: Readiness)? {
+    while changedStreams != 0 {
+      let tcb = tcbs.pointer(at: changedStreams - 1)
+      changedStreams = tcb.pointee.changedNext
+      tcb.pointee.isInChangedList = false
+      let events = tcb.pointee.events
+      tcb.pointee.events = []
+      if tcb.pointee.isOpen {
+        return (SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index)), tcb.pointee.cookie, events)
+      }
+      releaseIfOver(tcb)
+    }
+    while changedDatagrams != 0 {
+      let socket = datagrams.pointer(at: changedDatagrams - 1)
+      changedDatagrams = socket.pointee.changedNext
+      socket.pointee.isInChangedList = false
+      let events = socket.pointee.events
+      socket.pointee.events = []
+      return (SocketHandle(.datagram, datagrams.handle(at: socket.pointee.index)), socket.pointee.cookie, events)
+    }
+    return nil
+  }
+
+  mutating func noteChanged(_ tcb: TCBPointer) {
+    guard tcb.pointee.events.rawValue != 0, !tcb.pointee.isInChangedList else { return }
+    tcb.pointee.isInChangedList = true
+    tcb.pointee.changedNext = changedStreams
+    changedStreams = tcb.pointee.index + 1
+  }
+
+  mutating func noteChanged(_ socket: DatagramPointer, _ events: Readiness) {
+    socket.pointee.events.formUnion(events)
+    guard !socket.pointee.isInChangedList else { return }
+    socket.pointee.isInChangedList = true
+    socket.pointee.changedNext = changedDatagrams
+    changedDatagrams = socket.pointee.index + 1
+  }
+
+  mutating func noteWork(_ tcb: TCBPointer) {
+    guard tcb.pointee.work.rawValue != 0 || tcb.pointee.duplicateAcksOwed > 0, !tcb.pointee.isInWorkList else { return }
+    tcb.pointee.isInWorkList = true
+    tcb.pointee.workNext = 0
+    if workLast != 0 { tcbs.pointer(at: workLast - 1).pointee.workNext = tcb.pointee.index + 1 }
+    workLast = tcb.pointee.index + 1
+    if workFirst == 0 { workFirst = workLast }
+  }
+
+  private mutating func flushWork() {
+    while workFirst != 0 {
+      let tcb = tcbs.pointer(at: workFirst - 1)
+      workFirst = tcb.pointee.workNext
+      if workFirst == 0 { workLast = 0 }
+      tcb.pointee.isInWorkList = false
+      transmit(tcb)
+      noteChanged(tcb)
+      releaseIfOver(tcb)
+    }
+  }
+
+  /// For tests: packet buffers and sockets (TIME-WAIT included) that are still out.
+  package func leakReport() -> (packets: Int, sockets: Int) {
+    (environment.pointee.pool.outstanding, tcbs.count + datagrams.count + timeWaits.count)
+  }
+}

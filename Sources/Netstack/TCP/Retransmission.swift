@@ -92,7 +92,7 @@ extension TransmissionControlBlock {
     let patience: Interval
     if options.userTimeout > 0 {
       patience = .milliseconds(options.userTimeout)
-    } else if !isOpen {
+    } else if isOrphan {
       let retries = settings.tcpOrphanRetries == 0 ? 8 : settings.tcpOrphanRetries
       patience = self.patience(doublings: retries, env)
     } else {
@@ -153,7 +153,7 @@ extension TransmissionControlBlock {
       return .nothing
     }
     let limit =
-      isOpen ? settings.tcpRetries2 : (settings.tcpOrphanRetries == 0 ? 8 : settings.tcpOrphanRetries)
+      isOrphan ? (settings.tcpOrphanRetries == 0 ? 8 : settings.tcpOrphanRetries) : settings.tcpRetries2
     let timeout = options.userTimeout > 0 ? Interval.milliseconds(options.userTimeout) : nil
     if probesOut > 0 {
       if let timeout, now - probesSince >= timeout, lastAckAt < probesSince { return giveUp(env) }
@@ -183,7 +183,7 @@ extension TransmissionControlBlock {
   }
 
   private mutating func noteReordering(_ context: AckContext) {
-    if context.summary.sawReordering, !reorderingSeen || true {
+    if context.summary.sawReordering {
       reorderingSeen = true
       reorderingCount &+= 1
     }

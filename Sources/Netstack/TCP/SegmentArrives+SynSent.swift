@@ -140,13 +140,13 @@ extension TransmissionControlBlock {
   }
 
   mutating func armKeepalive(_ env: EnvironmentPointer) {
-    guard options.keepAlive, state.isSynchronized, isOpen else { return }
+    guard options.keepAlive, state.isSynchronized, !isOrphan else { return }
     env.pointee.wheel.schedule(lifeTimerID, at: env.pointee.now + keepIdle(env))
   }
 
   mutating func lifeTimerExpired(_ env: EnvironmentPointer) -> TimerVerdict {
     let now = env.pointee.now
-    if !isOpen {
+    if isOrphan {
       // An orphan in FIN-WAIT-2 waited tcp_fin_timeout for the peer's FIN.
       if state == .finWait2 {
         finish(env)

@@ -152,9 +152,9 @@ extension TransmissionControlBlock {
     lastAckAt = env.pointee.now
 
     if state == .synReceived {
-      // RFC 9293: SND.WND from this segment, scaled from now on.
+      // RFC 9293: SND.WND from this segment, scaled from now on; a SYN's window never is (RFC 7323 §2.2).
       advance(to: ack, segment, &context, env)
-      snd.wnd = Int(segment.header.window) << Int(snd.shift)
+      snd.wnd = Int(segment.header.window) << (segment.flags.contains(.syn) ? 0 : Int(snd.shift))
       snd.wl1 = segment.sequence
       snd.wl2 = ack
       establish(env)
@@ -249,7 +249,7 @@ extension TransmissionControlBlock {
 
   /// An orphan does not wait for the peer's FIN for ever (tcp_fin_timeout, TCP_LINGER2).
   mutating func armFinWait2(_ env: EnvironmentPointer) {
-    guard state == .finWait2, !isOpen else { return }
+    guard state == .finWait2, isOrphan else { return }
     let seconds = options.linger2 > 0 ? min(options.linger2, 120) : env.pointee.settings.tcpFinTimeout
     env.pointee.wheel.schedule(lifeTimerID, at: env.pointee.now + .seconds(seconds))
   }
@@ -266,7 +266,7 @@ extension TransmissionControlBlock {
       return .drop(.tcpDuplicate)
     }
     // Data for a program that will never read it (RFC 9293 §3.6.1, RFC 2525 §2.17).
-    if readShutdown || !isOpen && parent == nil, state != .established, segment.payloadLength > 0,
+    if readShutdown || isOrphan, state != .established, segment.payloadLength > 0,
       segment.sequence + segment.payloadLength > rcv.nxt
     {
       env.pointee.statistics.count(.tcpAbortOnData)

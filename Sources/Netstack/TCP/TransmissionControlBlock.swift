@@ -274,6 +274,9 @@ package struct TransmissionControlBlock: ~Copyable {
     congestion = CongestionControl(algorithm: options.congestion, segment: 1460)
   }
 
+  /// The program has closed it, and it goes on by itself (Linux: SOCK_DEAD). A child that was not accepted yet is none.
+  var isOrphan: Bool { !isOpen && parent == nil }
+
   /// The sequence number after the last byte the program queued (FIN not counted).
   var dataEnd: SequenceNumber { snd.bufferStart + sendBuffer.count }
 
@@ -345,7 +348,9 @@ package struct TransmissionControlBlock: ~Copyable {
     event.tuple = tuple
     event.flags = flags
     let inbound = kind == .segmentIn
-    event.sequence = sequence.value &- (inbound ? rcv.irs.value : snd.iss.value)
+    // A SYN is what defines the initial number.
+    let origin = inbound ? (flags.contains(.syn) ? sequence.value : rcv.irs.value) : snd.iss.value
+    event.sequence = sequence.value &- origin
     event.acknowledgment = flags.contains(.ack) ? acknowledgment.value &- (inbound ? snd.iss.value : rcv.irs.value) : 0
     event.length = UInt32(truncatingIfNeeded: length)
     event.window = UInt32(truncatingIfNeeded: window)

@@ -1,3 +1,0 @@
-#include "anp_support.h"
-int anp_probe_swift(int);
-__attribute__((visibility("default"))) int anp_testsym(int fd) { return anp_probe_swift(fd); }

@@ -1,0 +1,272 @@
+// Owns: what the ANP_ environment variables mean. A value that means nothing is an error that names the variable and what
+// it takes; nothing is guessed. docs/DEBUGGING.md and README list them for people.
+
+import CSupport
+import Netstack
+import Wire
+
+/// One device and the address the stack has on it.
+package struct LinkConfiguration {
+  /// NUL-terminated, at most 15 bytes (IFNAMSIZ); lives as long as the process.
+  package var device: UnsafePointer<CChar>
+  package var address: IPv4Address
+  package var prefixLength: Int
+}
+
+package struct NetworkList {
+  package static var capacity: Int { 32 }
+  private var networks = InlineArray<32, Network>(repeating: Network(.anyIPv6, prefix: 128))
+  package private(set) var count = 0
+
+  package mutating func append(_ network: Network) -> Bool {
+    guard count < Self.capacity else { return false }
+    networks[count] = network
+    count += 1
+    return true
+  }
+
+  package func contains(_ address: IPAddress) -> Bool {
+    for i in 0..<count where networks[i].contains(address) { return true }
+    return false
+  }
+}
+
+/// A variable with a value that cannot be used.
+package struct ConfigurationError: Error, @unchecked Sendable {
+  package var variable: StaticString
+  package var value: UnsafePointer<CChar>
+  package var expected: StaticString
+
+  package func explain(to text: inout TextBuffer) {
+    text.append(variable)
+    text.append("=")
+    text.append(cString: value)
+    text.append(" cannot be used: it takes ")
+    text.append(expected)
+  }
+}
+
+package struct HostConfiguration {
+  package enum Output {
+    case none, standardError
+    case file(UnsafePointer<CChar>)
+  }
+
+  package static var maximumLinks: Int { 8 }
+  private var links: InlineArray<8, LinkConfiguration>
+  package private(set) var linkCount = 0
+  /// ANP_GATEWAY; nil takes the host's own address on the device.
+  package private(set) var gateway: IPv4Address?
+  /// ANP_MTU, bytes of IP packet; nil takes the device's.
+  package private(set) var mtu: Int?
+  package private(set) var take = NetworkList()
+  package private(set) var bypass = NetworkList()
+  /// ANP_FALLBACK=kernel: what the stack cannot carry may go to the kernel.
+  package private(set) var fallbackToKernel = false
+  package private(set) var filter = TraceFilter()
+  package private(set) var log = Output.none
+  package private(set) var capture = Output.none
+  package private(set) var statistics = Output.none
+  /// ANP_RXRING: how many frames may wait between the device and the stack, at most.
+  package private(set) var receiveRing = 64
+  /// What is wrong with the environment; the stack does not start then.
+  package private(set) var error: ConfigurationError?
+
+  package func link(_ i: Int) -> LinkConfiguration { links[i] }
+  package func matchesTake(_ address: IPAddress) -> Bool { take.contains(address) }
+  package func matchesBypass(_ address: IPAddress) -> Bool { bypass.contains(address) }
+
+  /// - Parameter lookup: the value of a variable; it must stay where it is.
+  package init(_ lookup: (StaticString) -> UnsafePointer<CChar>?) {
+    links = InlineArray(
+      repeating: LinkConfiguration(
+        device: Self.copyName(Self.defaultDevice), address: IPv4Address(198, 18, 0, 4), prefixLength: 24))
+    linkCount = 1
+    do {
+      try parse(lookup)
+    } catch {
+      self.error = error
+    }
+  }
+
+  private static var defaultDevice: UnsafeRawBufferPointer {
+    let name: StaticString = "anp0"
+    return UnsafeRawBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount)
+  }
+
+  private static func copyName(_ text: UnsafeRawBufferPointer) -> UnsafePointer<CChar> {
+    let copy = UnsafeMutablePointer<CChar>.allocate(capacity: text.count + 1)
+    for i in 0..<text.count { copy[i] = CChar(bitPattern: text[i]) }
+    copy[text.count] = 0
+    return UnsafePointer(copy)
+  }
+
+  private mutating func parse(_ lookup: (StaticString) -> UnsafePointer<CChar>?) throws(ConfigurationError) {
+    // First, so that it counts even where something else is wrong.
+    if let value = lookup("ANP_FALLBACK") {
+      var cursor = TextCursor(cString: value)
+      fallbackToKernel = cursor.take(word: "kernel")
+      guard cursor.atEnd else {
+        throw ConfigurationError(variable: "ANP_FALLBACK", value: value, expected: "'kernel', or nothing")
+      }
+    }
+    var devices = 1
+    if let value = lookup("ANP_TAP") { devices = try parseDevices(value) }
+    var addresses = 1
+    if let value = lookup("ANP_ADDR") { addresses = try parseAddresses(value) }
+    linkCount = devices
+    if addresses != devices {
+      // Each device carries one stack, each stack has one address.
+      guard let value = lookup("ANP_ADDR") ?? lookup("ANP_TAP") else { return }
+      throw ConfigurationError(
+        variable: lookup("ANP_ADDR") == nil ? "ANP_TAP" : "ANP_ADDR", value: value,
+        expected: "as many devices in ANP_TAP as addresses in ANP_ADDR")
+    }
+    if let value = lookup("ANP_GATEWAY") {
+      var cursor = TextCursor(cString: value)
+      gateway = cursor.ipv4Address()
+      guard let gateway, cursor.atEnd, isOnLink(gateway) else {
+        throw ConfigurationError(
+          variable: "ANP_GATEWAY", value: value,
+          expected: "an IPv4 address within ANP_ADDR's network, such as 198.18.0.5")
+      }
+    }
+    if let value = lookup("ANP_MTU") {
+      mtu = try parseNumber("ANP_MTU", value, 68...65521, "a number of bytes from 68 to 65521")
+    }
+    if let value = lookup("ANP_RXRING") {
+      receiveRing = try parseNumber("ANP_RXRING", value, 1...4096, "a number of frames from 1 to 4096")
+    }
+    if let value = lookup("ANP_TAKE") { try parseNetworks("ANP_TAKE", value, &take) }
+    if let value = lookup("ANP_BYPASS") { try parseNetworks("ANP_BYPASS", value, &bypass) }
+    if let value = lookup("ANP_DEBUG") { try parseFilter(value) }
+    if !filter.isOff { log = .standardError }
+    if let value = lookup("ANP_LOG"), value.pointee != 0 {
+      log = .file(value)
+      // A log without a word about what to log: connections and their ends.
+      if lookup("ANP_DEBUG") == nil { for category in TraceCategory.allCases { filter.set(category, .info) } }
+    }
+    if let value = lookup("ANP_PCAP"), value.pointee != 0 { capture = .file(value) }
+    if let value = lookup("ANP_STATS"), value.pointee != 0 {
+      var one = TextCursor(cString: value)
+      var zero = one
+      if one.take(UInt8(ascii: "1")), one.atEnd {
+        statistics = .standardError
+      } else if !(zero.take(UInt8(ascii: "0")) && zero.atEnd) {
+        statistics = .file(value)
+      }
+    }
+  }
+
+  private func isOnLink(_ address: IPv4Address) -> Bool {
+    for i in 0..<linkCount {
+      let network = Network(IPAddress(links[i].address), prefix: 96 + links[i].prefixLength)
+      if network.contains(IPAddress(address)), address != links[i].address { return true }
+    }
+    return false
+  }
+
+  private mutating func parseDevices(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
+    let error = ConfigurationError(
+      variable: "ANP_TAP", value: value,
+      expected: "names of TAP devices (1 to 15 characters each), separated by commas, such as anp0")
+    var cursor = TextCursor(cString: value)
+    var count = 0
+    repeat {
+      guard count < Self.maximumLinks, let name = cursor.field(until: UInt8(ascii: ",")), name.count <= 15 else {
+        throw error
+      }
+      for byte in name where byte <= UInt8(ascii: " ") || byte == UInt8(ascii: "/") { throw error }
+      links[count].device = Self.copyName(name)
+      count += 1
+    } while cursor.take(UInt8(ascii: ","))
+    return count
+  }
+
+  private mutating func parseAddresses(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
+    let error = ConfigurationError(
+      variable: "ANP_ADDR", value: value,
+      expected: "IPv4 addresses of hosts, each with its prefix length, separated by commas, such as 198.18.0.4/24")
+    var cursor = TextCursor(cString: value)
+    var count = 0
+    repeat {
+      guard count < Self.maximumLinks, let address = cursor.ipv4Address(), cursor.take(UInt8(ascii: "/")),
+        let length = cursor.decimal(most: 32), length >= 1, Self.isHost(address, length)
+      else { throw error }
+      links[count].address = address
+      links[count].prefixLength = length
+      count += 1
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else { throw error }
+    return count
+  }
+
+  /// Neither the network's own address nor its broadcast address (RFC 3021 lets a /31 use both), nor one of no host at all.
+  private static func isHost(_ address: IPv4Address, _ length: Int) -> Bool {
+    if address.bits == 0 || address.isLoopback || address.isMulticast || address.bits >= 0xf000_0000 { return false }
+    guard length < 31 else { return true }
+    let host = address.bits & (~0 >> UInt32(length))
+    return host != 0 && host != ~0 >> UInt32(length)
+  }
+
+  private func parseNumber(
+    _ variable: StaticString, _ value: UnsafePointer<CChar>, _ range: ClosedRange<Int>, _ expected: StaticString
+  ) throws(ConfigurationError) -> Int {
+    var cursor = TextCursor(cString: value)
+    guard let number = cursor.decimal(most: range.upperBound), number >= range.lowerBound, cursor.atEnd else {
+      throw ConfigurationError(variable: variable, value: value, expected: expected)
+    }
+    return number
+  }
+
+  private func parseNetworks(
+    _ variable: StaticString, _ value: UnsafePointer<CChar>, _ list: inout NetworkList
+  ) throws(ConfigurationError) {
+    var cursor = TextCursor(cString: value)
+    guard !cursor.atEnd else { return }
+    repeat {
+      guard let network = cursor.network(), list.append(network) else {
+        throw ConfigurationError(
+          variable: variable, value: value,
+          expected: "up to 32 networks separated by commas, such as 10.0.0.0/8,192.0.2.7,2001:db8::/32 or all")
+      }
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else {
+      throw ConfigurationError(
+        variable: variable, value: value,
+        expected: "up to 32 networks separated by commas, such as 10.0.0.0/8,192.0.2.7,2001:db8::/32 or all")
+    }
+  }
+
+  /// "tcp,ip:trace,arp:info", "all", "all:trace". A category without a level means debug. Later words override earlier ones.
+  private mutating func parseFilter(_ value: UnsafePointer<CChar>) throws(ConfigurationError) {
+    var cursor = TextCursor(cString: value)
+    guard !cursor.atEnd else { return }
+    let error = ConfigurationError(
+      variable: "ANP_DEBUG", value: value,
+      expected:
+        "all, dev, arp, ip, icmp, udp, tcp, sock, timer, with :off, :error … :trace behind, such as tcp,ip:trace")
+    repeat {
+      var named: TraceCategory?
+      var all = cursor.take(word: "all")
+      if !all {
+        for category in TraceCategory.allCases where named == nil && cursor.take(word: category.name) {
+          named = category
+        }
+        guard named != nil else { throw error }
+      }
+      var level = TraceLevel.debug
+      if cursor.take(UInt8(ascii: ":")) {
+        var found = false
+        for each in TraceLevel.allCases where !found && cursor.take(word: each.name) {
+          level = each
+          found = true
+        }
+        guard found else { throw error }
+      }
+      for category in TraceCategory.allCases where all || category == named { filter.set(category, level) }
+      all = false
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else { throw error }
+  }
+}

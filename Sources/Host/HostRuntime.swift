@@ -1,0 +1,218 @@
+// Owns: the life of the process's stack: nothing until the first socket that needs it, then device, shard and thread, once;
+// in a forked child, nothing again.
+
+import CSupport
+import Netstack
+import Wire
+
+/// What the layer above is told. Plain C functions: they are called on any thread.
+package struct HostHooks {
+  /// Under the shard's lock: the readiness of the socket with this cookie changed (Linux's EPOLL bits).
+  package var readinessChanged: @convention(c) (UInt32, UInt32) -> Void
+  /// After the lock was released, on the same thread: the time to wake up threads. Called at least once per unlock.
+  package var afterUnlock: @convention(c) () -> Void
+
+  package init(
+    readinessChanged: @escaping @convention(c) (UInt32, UInt32) -> Void,
+    afterUnlock: @escaping @convention(c) () -> Void
+  ) {
+    self.readinessChanged = readinessChanged
+    self.afterUnlock = afterUnlock
+  }
+}
+
+package enum HostRuntime {
+  package static func setHooks(_ hooks: HostHooks) {
+    anp_host().pointee.readiness_changed = hooks.readinessChanged
+    anp_host().pointee.after_unlock = hooks.afterUnlock
+  }
+
+  /// The running shard; nil before start() succeeded. One load.
+  @inline(__always)
+  package static var shard: UnsafeMutablePointer<Shard>? {
+    anp_load_pointer(&anp_host().pointee.shard)?.assumingMemoryBound(to: Shard.self)
+  }
+
+  /// What the environment says, read at first use.
+  package static var configuration: HostConfiguration {
+    unsafeAddress {
+      if let known = anp_load_pointer(&anp_host().pointee.configuration) {
+        return UnsafePointer(known.assumingMemoryBound(to: HostConfiguration.self))
+      }
+      anp_lock(&anp_host().pointee.start_lock)
+      let made = configurationLocked()
+      anp_unlock(&anp_host().pointee.start_lock)
+      return made
+    }
+  }
+
+  private static func configurationLocked() -> UnsafePointer<HostConfiguration> {
+    if let known = anp_load_pointer(&anp_host().pointee.configuration) {
+      return UnsafePointer(known.assumingMemoryBound(to: HostConfiguration.self))
+    }
+    let made = UnsafeMutablePointer<HostConfiguration>.allocate(capacity: 1)
+    made.initialize(to: HostConfiguration { anp_setting($0.pointer) })
+    anp_store_pointer(&anp_host().pointee.configuration, made)
+    return UnsafePointer(made)
+  }
+
+  /// Starts the stack if it does not run yet. Any thread, any number of times; prints why it cannot, once.
+  package static func start() -> HostStartError? {
+    if shard != nil { return nil }
+    anp_lock(&anp_host().pointee.start_lock)
+    defer { anp_unlock(&anp_host().pointee.start_lock) }
+    if shard != nil { return nil }
+    return startLocked()
+  }
+
+  private static func startLocked() -> HostStartError? {
+    let configuration = configurationLocked()
+    if let error = configuration.pointee.error {
+      explain(.badConfiguration) { error.explain(to: &$0) }
+      return .badConfiguration
+    }
+    let forked = anp_host().pointee.forked != 0
+    var failure = DeviceError(step: .find, code: ENODEV)
+    var failedLink = 0
+    // A program that ended a moment ago may still be sending its last data through its keeper.
+    var patience = forked ? 0 : 250
+    while true {
+      var onlyBusy = true
+      for i in 0..<configuration.pointee.linkCount {
+        let link = configuration.pointee.link(i)
+        do {
+          return run(try TAPDevice.attach(link.device, wantedMTU: configuration.pointee.mtu), link, configuration)
+        } catch {
+          if onlyBusy {
+            failure = error
+            failedLink = i
+          }
+          if error.kind != .busy { onlyBusy = false }
+        }
+      }
+      guard onlyBusy, patience > 0 else { break }
+      patience -= 1
+      anp_sleep(10_000_000)
+    }
+    explain(failure.kind) {
+      failure.explain(configuration.pointee.link(failedLink).device, forked: forked, to: &$0)
+    }
+    return failure.kind
+  }
+
+  private static func explain(_ kind: HostStartError, _ body: (inout TextBuffer) -> Void) {
+    guard anp_host().pointee.printed_error != kind.rawValue else { return }
+    anp_host().pointee.printed_error = kind.rawValue
+    report(body)
+  }
+
+  private static func run(
+    _ device: TAPDevice, _ link: LinkConfiguration, _ configuration: UnsafePointer<HostConfiguration>
+  ) -> HostStartError? {
+    guard let seed = Entropy.word(), let k0 = Entropy.word(), let k1 = Entropy.word() else {
+      return giveUp(device, "getrandom is refused: no secret to start with")
+    }
+    // A child adds a section to its parent's capture instead of wiping it out.
+    let forked = anp_host().pointee.forked != 0
+    guard let log = OutputFile.open(configuration.pointee.log, "ANP_LOG", fresh: false),
+      let capture = OutputFile.open(configuration.pointee.capture, "ANP_PCAP", fresh: !forked)
+    else {
+      anp_close(device.descriptor)
+      return .badConfiguration
+    }
+    let timer = anp_timer_make()
+    guard timer >= 0 else { return giveUp(device, "no descriptor left for the timer") }
+
+    var wanted = StackConfiguration()
+    wanted.device = device.capabilities
+    wanted.address = link.address
+    wanted.prefixLength = link.prefixLength
+    wanted.gateway = gateway(device, link, configuration.pointee.gateway)
+    wanted.secret = HashKey(k0, k1)
+    wanted.seed = seed
+    let now = MonotonicClock.now
+    let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
+    stack.initialize(to: Stack(wanted, now: now))
+    stack.pointee.trace.filter = configuration.pointee.filter
+    let shard = Shard.make(
+      stack: stack, device: device, named: link.device, timer: timer, ringSize: configuration.pointee.receiveRing,
+      log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
+      started: now)
+
+    if stack.pointee.trace.allows(.device, .info) { shard.pointee.log.begin(device, named: link.device, wanted) }
+
+    shard.pointee.lock()
+    shard.pointee.receiver.refill(from: &shard.pointee.stack)
+    // The announcement of our address goes out here.
+    shard.pointee.unlock()
+    let result = RxThread.start(shard)
+    guard result == 0 else {
+      anp_close(timer)
+      return giveUp(device, "no thread can be started")
+    }
+    anp_store_pointer(&anp_host().pointee.shard, shard)
+    KeeperDrain.start(shard)
+    anp_host().pointee.printed_error = 0
+    return nil
+  }
+
+  private static func giveUp(_ device: TAPDevice, _ why: StaticString) -> HostStartError {
+    anp_close(device.descriptor)
+    explain(.system) { $0.append(why) }
+    return .system
+  }
+
+  /// ANP_GATEWAY where it is on this link; else the host's own address on the device; else the address that tap.sh gives the
+  /// host's side; else none: only neighbours can be reached.
+  private static func gateway(_ device: TAPDevice, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
+    let network = Network(IPAddress(link.address), prefix: 96 + link.prefixLength)
+    let candidates: InlineArray<3, IPv4Address?> = [wanted, device.hostAddress, IPv4Address(198, 18, 0, 5)]
+    for i in candidates.indices {
+      if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address {
+        return candidate
+      }
+    }
+    return nil
+  }
+
+  /// In a child made by fork: the parent's stack stays the parent's. Its descriptors are closed, its memory is left alone
+  /// (another thread may have been in the middle of changing it), and start() begins anew: with the next device of ANP_TAP
+  /// that is free, as two stacks on one TAP would be dealt each other's frames.
+  package static func forkChild() {
+    let host = anp_host()!
+    anp_forget_thread_id()
+    host.pointee.start_lock = 0
+    host.pointee.printed_error = 0
+    host.pointee.statistics_printed = 0
+    guard let shard else { return }
+    host.pointee.forked = 1
+    anp_store_pointer(&host.pointee.shard, nil)
+    shard.pointee.eachDescriptor { anp_close($0) }
+  }
+
+  // MARK: Descriptors of ours among the program's
+
+  /// The descriptors that the running stack uses.
+  package static func eachDescriptor(_ body: (Int32) -> Void) {
+    shard?.pointee.eachDescriptor(body)
+  }
+
+  /// True for a descriptor number that the stack uses itself. A close of it by the program (a daemon closing everything) is to
+  /// be swallowed, a dup2 onto it to be preceded by moveDescriptor.
+  package static func ownsDescriptor(_ number: Int32) -> Bool {
+    guard let shard else { return false }
+    var owns = false
+    shard.pointee.eachDescriptor { owns = owns || $0 == number }
+    return owns
+  }
+
+  /// Gives the stack's descriptor another number; false where none is free. The old number stays open for the caller to
+  /// replace (dup2) or close.
+  package static func moveDescriptor(_ number: Int32) -> Bool {
+    guard let shard else { return true }
+    let copy = anp_duplicate_descriptor(number)
+    guard copy >= 0 else { return false }
+    shard.pointee.replaceDescriptor(number, by: copy)
+    return true
+  }
+}

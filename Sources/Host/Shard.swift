@@ -1,0 +1,274 @@
+// Owns: one stack and who may touch it when. Everything that runs the stack comes through lock() and unlock(); unlock() is
+// where the stack's outputs leave it: readiness to the Preload layer, frames to the device, events to the log, the next
+// deadline to the timer.
+//
+// Contexts, and what each may do:
+//
+//   context            runs on                    takes the lock   may sleep          duties it can pick up
+//   user               the program's threads      yes              after unlock only  drains the transmit queue
+//   receive (NET_RX)   anp-rx                     yes              in ppoll only      poller, drains
+//   timer (TIMER)      anp-rx, when the alarm     yes              no                 drains
+//                      descriptor fires
+//   signal handler     a program's thread         as user: deferred while its thread is inside (anp_process.h)
+//   fork child         the forking thread         no: HostRuntime.forkChild() forgets the shard as it stands
+//   keeper             own task, after the end    yes, with care   no                 everything, nobody else is left
+//
+// Duties. A device system call is never made under the lock. Whoever makes it marks the duty as taken, so that order on
+// the wire is the queue's order whoever works:
+//   isDraining   one thread writes frames and log lines (Linux: the qdisc's RUNNING bit). Others enqueue and leave.
+//   isPolling    one thread reads frames (NAPI's SCHED bit). Today always anp-rx; a thread that would sleep may come to take
+//                it (busy polling): beginPolling() and endPolling() are all it needs.
+// Both bits are guarded by the lock. What the holder of a bit uses without the lock (`transmitter`, `receiver`, the log's
+// batch) belongs to the bit.
+//
+// Order of locks: HostRuntime's start lock, then the shard's. Under the shard's lock no other lock of ours is taken, and of
+// libc only the allocator's.
+
+import CSupport
+import Netstack
+
+package struct Shard: ~Copyable {
+  /// At an address of its own and never destroyed, as a shard lives as long as its process. Embedded Swift cannot destroy a
+  /// value whose parts have a deinit in another module; a stored property, or the setter the compiler would make here, would.
+  private let stackAddress: UnsafeMutablePointer<Stack>
+  package var stack: Stack {
+    @inline(__always) unsafeAddress { UnsafePointer(stackAddress) }
+    @inline(__always) nonmutating _modify { yield &stackAddress.pointee }
+    nonmutating set { stackAddress.initialize(to: newValue) }
+  }
+
+  private let here: UnsafeMutablePointer<Shard>
+  /// A cache line of its own: waiters spin on it.
+  let lockWord: UnsafeMutablePointer<UInt32>
+
+  var device: TAPDevice
+  var receiver: Receiver
+  var transmitter: Transmitter
+  var log: Log
+  var capture: Capture
+  var calls = DeviceCalls()
+
+  private var isDraining = false
+  private var isPolling = false
+  /// anp-rx found the poller taken and waits to be told when it is free.
+  private var interruptMasked = false
+  /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
+  var reportedDeviceError: Int32 = 0
+
+  /// The timer descriptor that ends anp-rx's sleep, and the time it is set to. A timer instead of an eventfd and a sleep with a
+  /// time-out: an earlier deadline costs its maker one system call, no thread wakes up before there is something to do.
+  private(set) var timer: Int32
+  private var alarm = Instant.distantFuture
+  /// Times anp-rx has gone round its loop.
+  let rounds: UnsafeMutablePointer<UInt32>
+
+  let started: Instant
+  let deviceName: UnsafePointer<CChar>
+  /// What the kernel's counter of frames it could not queue stood at; a device outlives many stacks.
+  let queueDropsAtStart: UInt64
+
+  private init(
+    at here: UnsafeMutablePointer<Shard>, stack: UnsafeMutablePointer<Stack>, device: TAPDevice,
+    named name: UnsafePointer<CChar>, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
+  ) {
+    self.here = here
+    stackAddress = stack
+    self.device = device
+    self.timer = timer
+    self.log = log
+    self.capture = capture
+    self.started = started
+    deviceName = name
+    queueDropsAtStart = ExitStatistics.queueDrops(name) ?? 0
+    lockWord = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 16)
+    lockWord.initialize(repeating: 0, count: 16)
+    rounds = .allocate(capacity: 1)
+    rounds.initialize(to: 0)
+    receiver = Receiver(ringSize: ringSize)
+    transmitter = Transmitter()
+  }
+
+  /// Makes a shard at an address that it keeps for the life of the process.
+  static func make(
+    stack: UnsafeMutablePointer<Stack>, device: TAPDevice, named name: UnsafePointer<CChar>, timer: Int32,
+    ringSize: Int,
+    log: Log, capture: Capture, started: Instant
+  ) -> UnsafeMutablePointer<Shard> {
+    let shard = UnsafeMutablePointer<Shard>.allocate(capacity: 1)
+    shard.initialize(
+      to: Shard(
+        at: shard, stack: stack, device: device, named: name, timer: timer, ringSize: ringSize, log: log,
+        capture: capture, started: started))
+    return shard
+  }
+
+  // MARK: Lock
+
+  /// The caller is inside (anp_enter) when it is a thread of the program.
+  @inline(__always)
+  package mutating func lock() { anp_lock(lockWord) }
+
+  /// Lets the stack's outputs out, releases, and calls the hooks. May write to the device on the way.
+  @inline(__always)
+  package mutating func unlock() { Self.release(here) }
+
+  /// The thread that holds the lock, 0 where nobody does.
+  package var lockOwner: UInt32 { anp_lock_owner(lockWord) }
+
+  @inline(__always)
+  package func now() -> Instant { MonotonicClock.now }
+
+  /// Frames one thread writes for all before it leaves the rest to anp-rx (Linux: dev_tx_weight).
+  private static var drainQuota: Int { 64 }
+
+  /// Works on the pointer, not on `self`: the lock is dropped in between, and others change the shard then.
+  private static func release(_ me: UnsafeMutablePointer<Shard>) {
+    let host = anp_host()!
+    var changed = false
+    var quota = drainQuota
+    while true {
+      while let change = me.pointee.stack.nextChanged() {
+        host.pointee.readiness_changed(change.cookie, change.events.rawValue)
+        changed = true
+      }
+      if me.pointee.isDraining { break }
+      if quota <= 0, me.pointee.stack.hasTransmit() {
+        me.pointee.kick()
+        break
+      }
+      let frames = me.pointee.transmitter.take(from: &me.pointee.stack)
+      let events = me.pointee.log.take(from: &me.pointee.stack)
+      if frames == 0, events == 0 { break }
+      quota -= frames
+
+      me.pointee.isDraining = true
+      anp_unlock(me.pointee.lockWord)
+      // Whoever waits for what changed can run while this thread is busy with the device.
+      if changed { host.pointee.after_unlock() }
+      changed = false
+      me.pointee.log.write()
+      me.pointee.transmitter.write(me.pointee.device, me.pointee.capture)
+      anp_lock(me.pointee.lockWord)
+      me.pointee.isDraining = false
+      Transmitter.finish(me)
+    }
+    if let deadline = me.pointee.stack.nextDeadline(), deadline < me.pointee.alarm { me.pointee.setAlarm(deadline) }
+    anp_unlock(me.pointee.lockWord)
+    host.pointee.after_unlock()
+  }
+
+  // MARK: Alarm (under the lock)
+
+  private mutating func setAlarm(_ deadline: Instant) {
+    alarm = deadline
+    anp_timer_set(timer, deadline == .distantFuture ? -1 : max(1, deadline.nanoseconds))
+  }
+
+  /// Makes anp-rx look around at once.
+  private mutating func kick() {
+    if alarm > .zero { setAlarm(.zero) }
+  }
+
+  /// anp-rx: the alarm went off. Sets it for what comes next, which also clears it.
+  mutating func alarmFired() {
+    runTimers()
+    setAlarm(stack.nextDeadline() ?? .distantFuture)
+  }
+
+  /// The timer softirq.
+  mutating func runTimers() {
+    let now = MonotonicClock.now
+    if let deadline = stack.nextDeadline(), deadline <= now {
+      stack.advance(to: now)
+    }
+  }
+
+  // MARK: Polling
+
+  /// Takes the poller; false where another thread has it (which will wake anp-rx when it is done).
+  mutating func beginPolling() -> Bool {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    let free = !me.pointee.isPolling
+    if free {
+      me.pointee.isPolling = true
+      me.pointee.stack.count(.rxInterrupts)
+    }
+    me.pointee.interruptMasked = !free
+    anp_unlock(me.pointee.lockWord)
+    return free
+  }
+
+  mutating func endPolling() {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.isPolling = false
+    if me.pointee.interruptMasked {
+      me.pointee.interruptMasked = false
+      me.pointee.kick()
+    }
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  // MARK: Keeper
+
+  /// The program is gone, this is the keeper's process: its number for the device; no anp-rx whom an alarm could wake.
+  mutating func becomeKeeper(device number: Int32) {
+    device.descriptor = number
+    timer = -1
+    anp_host().pointee.readiness_changed = { _, _ in }
+    anp_host().pointee.after_unlock = {}
+  }
+
+  /// Under the lock: takes over from threads that ended in the middle of a duty. What the poller had read and not yet handed
+  /// over is lost like a frame on a wire; what the drainer had taken is written again, a duplicate at worst.
+  mutating func resumeDuties() {
+    isPolling = false
+    interruptMasked = false
+    if isDraining {
+      transmitter.write(device, capture)
+      Transmitter.finish(here)
+      isDraining = false
+    }
+  }
+
+  // MARK: Descriptors
+
+  mutating func eachDescriptor(_ body: (Int32) -> Void) {
+    if device.descriptor >= 0 { body(device.descriptor) }
+    if timer >= 0 { body(timer) }
+    if log.descriptor >= 0 { body(log.descriptor) }
+    if capture.descriptor >= 0 { body(capture.descriptor) }
+  }
+
+  /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
+  /// numbers must stay open until then.
+  mutating func replaceDescriptor(_ number: Int32, by other: Int32) {
+    let me = here
+    while true {
+      anp_lock(me.pointee.lockWord)
+      if !me.pointee.isDraining, !me.pointee.isPolling { break }
+      anp_unlock(me.pointee.lockWord)
+      anp_sleep(20_000)
+    }
+    if me.pointee.device.descriptor == number { me.pointee.device.descriptor = other }
+    if me.pointee.timer == number { me.pointee.timer = other }
+    me.pointee.log.replaceDescriptor(number, by: other)
+    me.pointee.capture.replaceDescriptor(number, by: other)
+    let round = anp_load_word(me.pointee.rounds)
+    me.pointee.kick()
+    anp_unlock(me.pointee.lockWord)
+    while anp_load_word(me.pointee.rounds) == round { anp_sleep(20_000) }
+  }
+}
+
+/// What the device cost in system calls: "the kernel's" share of the bytes, beside the stack's own counters.
+struct DeviceCalls {
+  var reads: UInt64 = 0
+  var readBytes: UInt64 = 0
+  var writes: UInt64 = 0
+  var writeBytes: UInt64 = 0
+  /// Super-frames among them.
+  var readSuperFrames: UInt64 = 0
+  var writeSuperFrames: UInt64 = 0
+}

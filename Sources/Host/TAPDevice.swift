@@ -1,0 +1,208 @@
+// Owns: finding and attaching to the TAP device, and saying what to do when that fails. Attaches only to an interface that
+// exists: with CAP_NET_ADMIN, TUNSETIFF on a mistyped name would silently make a new one.
+// Read first: Documentation/networking/tuntap.rst; drivers/net/tun.c, tun_set_iff, for which flags must agree.
+
+import CSupport
+import Netstack
+import Wire
+
+/// Why the stack could not start. The raw value is only compared.
+package enum HostStartError: UInt32, Error, Sendable {
+  /// An ANP_ variable has a value that means nothing.
+  case badConfiguration = 1
+  /// The interface does not exist.
+  case noDevice
+  /// /dev/net/tun is missing or closed to us, or the interface belongs to somebody else.
+  case notPermitted
+  /// Another process has the device.
+  case busy
+  /// The interface is no TAP that could carry a stack, or it is down.
+  case unusable
+  /// A system call failed in an unexpected way, memory or descriptors included.
+  case system
+}
+
+/// What failed, with enough to explain it.
+package struct DeviceError: Error {
+  package enum Step: Sendable { case open, find, attach, shared, headerSize, down, mtu }
+  package var step: Step
+  /// errno's value
+  package var code: Int32
+}
+
+package struct TAPDevice {
+  package internal(set) var descriptor: Int32
+  /// Bytes of virtio_net_hdr in front of each frame: 10, or 0 where the device was made without.
+  package let headerSize: Int
+  package let capabilities: DeviceCapabilities
+  /// The kernel's own IPv4 address on the interface: our natural gateway.
+  package let hostAddress: IPv4Address?
+
+  /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
+  package static func attach(_ name: UnsafePointer<CChar>, wantedMTU: Int?) throws(DeviceError) -> TAPDevice {
+    let index = anp_interface_index(name)
+    guard index > 0 else { throw DeviceError(step: .find, code: -index) }
+    // A multi-queue device admits any number of processes, and deals frames out among them by hash: two stacks would steal
+    // each other's. One queue, one stack, until a stack has several. Look before attaching: even a short visit takes frames.
+    guard anp_interface_queues(name) <= 0 else { throw DeviceError(step: .shared, code: EBUSY) }
+    let descriptor = anp_tap_open()
+    guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
+    do {
+      return try configure(descriptor, name, wantedMTU)
+    } catch {
+      anp_close(descriptor)
+      throw error
+    }
+  }
+
+  private static func configure(
+    _ descriptor: Int32, _ name: UnsafePointer<CChar>, _ wantedMTU: Int?
+  ) throws(DeviceError) -> TAPDevice {
+    try attachQueue(descriptor, name)
+
+    // Two that looked at the same time both leave again.
+    if anp_interface_queues(name) > 1 { throw DeviceError(step: .shared, code: EBUSY) }
+
+    // The device keeps the flags its first queue came with: ask what we really have.
+    let flags = anp_tap_flags(descriptor)
+    let hasHeader = flags >= 0 && Int(flags) & ANP_TAP_VNET_HEADER != 0
+    var capabilities = DeviceCapabilities()
+    if hasHeader {
+      let result = anp_tap_set_header_size(descriptor, Int32(ANP_VNET_HEADER_SIZE))
+      guard result == 0 else { throw DeviceError(step: .headerSize, code: -result) }
+      negotiateOffloads(descriptor, &capabilities)
+    }
+
+    // Carrier comes up asynchronously after the attach; this makes the kernel catch up now. Without it the first reply was
+    // lost in one run of four.
+    _ = anp_interface_link(name)
+
+    guard anp_interface_is_up(name) == 1 else { throw DeviceError(step: .down, code: ENETDOWN) }
+    let deviceMTU = Int(anp_interface_mtu(name))
+    guard deviceMTU > 0 else { throw DeviceError(step: .mtu, code: Int32(-deviceMTU)) }
+    if let wantedMTU, wantedMTU > deviceMTU { throw DeviceError(step: .mtu, code: 0) }
+    capabilities.mtu = wantedMTU ?? deviceMTU
+    capabilities.hardwareAddress = ourHardwareAddress(name)
+
+    let address = anp_interface_address(name)
+    return TAPDevice(
+      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
+      hostAddress: address == 0 ? nil : IPv4Address(bits: address))
+  }
+
+  /// IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old kernels lack.
+  private static func attachQueue(_ descriptor: Int32, _ name: UnsafePointer<CChar>) throws(DeviceError) {
+    let both = UInt32(ANP_TAP_MULTI_QUEUE | ANP_TAP_VNET_HEADER)
+    var result = anp_tap_attach(descriptor, name, both)
+    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_VNET_HEADER)) }
+    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_MULTI_QUEUE)) }
+    if result == -EINVAL { result = anp_tap_attach(descriptor, name, 0) }
+    guard result == 0 else { throw DeviceError(step: .attach, code: -result) }
+  }
+
+  /// Asks for what the stack can take in: unfinished checksums and TCP super-frames. UDP super-frames (USO) are left out,
+  /// the stack would have to cut them apart again.
+  private static func negotiateOffloads(_ descriptor: Int32, _ capabilities: inout DeviceCapabilities) {
+    let checksum = ANP_OFFLOAD_CHECKSUM
+    let four = checksum | ANP_OFFLOAD_TSO4
+    let six = four | ANP_OFFLOAD_TSO6
+    let all = six | ANP_OFFLOAD_ECN
+    let wishes: InlineArray<4, Int> = [all, six, four, checksum]
+    var got = 0
+    for i in wishes.indices where got == 0 {
+      if anp_tap_set_offloads(descriptor, UInt32(wishes[i])) == 0 { got = wishes[i] }
+    }
+    if got == 0 { _ = anp_tap_set_offloads(descriptor, 0) }
+    capabilities.checksumOffload = got & checksum != 0
+    capabilities.tcpSegmentation4 = got & ANP_OFFLOAD_TSO4 != 0
+    capabilities.tcpSegmentation6 = got & ANP_OFFLOAD_TSO6 != 0
+  }
+
+  /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs
+  /// from the kernel's end, is unique as far as that is, and stays the same from one program to the next, so the kernel's
+  /// neighbour entry for us stays right.
+  private static func ourHardwareAddress(_ name: UnsafePointer<CChar>) -> MACAddress {
+    var octets = InlineArray<6, UInt8>(repeating: 0)
+    withUnsafeMutableBytes(of: &octets) { raw in
+      _ = anp_interface_hardware_address(name, raw.baseAddress!.assumingMemoryBound(to: UInt8.self))
+    }
+    var bits: UInt64 = 0
+    for i in 0..<6 { bits = bits << 8 | UInt64(octets[i]) }
+    bits ^= 0x41_4e_50
+    bits = bits & ~(1 << 40) | 1 << 41
+    return MACAddress(bits: bits)
+  }
+}
+
+extension DeviceError {
+  package var kind: HostStartError {
+    switch step {
+    case .find: code == ENODEV || code == ENXIO ? .noDevice : .system
+    case .open:
+      code == EACCES || code == EPERM || code == ENOENT || code == ENODEV || code == ENXIO ? .notPermitted : .system
+    case .attach:
+      switch code {
+      case EBUSY, E2BIG: .busy
+      case EPERM, EACCES: .notPermitted
+      case EINVAL: .unusable
+      default: .system
+      }
+    case .shared: .busy
+    case .down, .mtu: .unusable
+    case .headerSize: .system
+    }
+  }
+
+  /// One line: what is wrong and what to do about it.
+  package func explain(_ name: UnsafePointer<CChar>, forked: Bool, to text: inout TextBuffer) {
+    switch kind {
+    case .noDevice:
+      text.append("no network device ")
+      text.append(cString: name)
+      text.append(": make it with 'scripts/tap.sh up', or start the program with 'anp run'")
+    case .notPermitted where step == .open && (code == EACCES || code == EPERM):
+      text.append(
+        "/dev/net/tun may not be opened by this user: as root 'chmod 0666 /dev/net/tun' (the TAP's owner still")
+      text.append(" decides who may attach), or start the program with 'anp run'")
+    case .notPermitted where step == .open:
+      text.append("/dev/net/tun is missing: 'modprobe tun', or give the container the device")
+    case .notPermitted:
+      text.append(cString: name)
+      text.append(" belongs to another user: make it with 'scripts/tap.sh up --owner USER', or run with CAP_NET_ADMIN")
+    case .busy where forked:
+      text.append(cString: name)
+      text.append(
+        " carries the parent process's stack; a child that opens connections of its own needs another device:")
+      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR=198.18.0.4/24,198.18.1.4/24")
+    case .busy:
+      text.append(cString: name)
+      text.append(" is in use by another program, and a TAP carries one stack: end it, or name further devices,")
+      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR=198.18.0.4/24,198.18.1.4/24")
+    case .unusable where step == .down:
+      text.append(cString: name)
+      text.append(" is down: 'ip link set ")
+      text.append(cString: name)
+      text.append(" up'")
+    case .unusable where step == .mtu:
+      text.append("ANP_MTU is more than the MTU of ")
+      text.append(cString: name)
+      text.append(": raise that with 'ip link set ")
+      text.append(cString: name)
+      text.append(" mtu N'")
+    case .unusable:
+      text.append(cString: name)
+      text.append(" is no TAP device: 'ip tuntap add dev NAME mode tap multi_queue vnet_hdr', or 'scripts/tap.sh up'")
+    case .system, .badConfiguration:
+      text.append(cString: name)
+      switch step {
+      case .find: text.append(": looking it up")
+      case .open: text.append(": opening /dev/net/tun")
+      case .attach, .shared: text.append(": attaching (TUNSETIFF)")
+      case .headerSize: text.append(": TUNSETVNETHDRSZ")
+      case .down, .mtu: text.append(": asking for its state")
+      }
+      text.append(" failed with error ")
+      text.append(Int(code))
+    }
+  }
+}

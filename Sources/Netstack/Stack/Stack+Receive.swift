@@ -1,0 +1,338 @@
+// Owns: the way in: Ethernet → ARP or IPv4 → reassembly → ICMP, UDP or TCP. Each function takes the packet over and hands it
+// on, or drops it with a reason. Read first: RFC 1122 §3.2, §4.1.3, §4.2.
+
+import Wire
+
+extension Stack {
+  /// An empty buffer for the device to read a frame into, with a large one attached for what does not fit.
+  package mutating func allocateReceiveBuffer() -> PacketBuffer? {
+    guard let packet = environment.pointee.pool.allocate() else { return nil }
+    guard environment.pointee.pool.attachLarge(packet) else {
+      environment.pointee.pool.release(packet)
+      return nil
+    }
+    return packet
+  }
+
+  package mutating func releaseReceiveBuffer(_ packet: PacketBuffer) { environment.pointee.pool.release(packet) }
+
+  /// One frame from the device.
+  package mutating func receive(_ packet: PacketBuffer, now: Instant) {
+    let env = environment
+    env.pointee.now = now
+    if packet.storage.pointee.fragmentCount == 0 { env.pointee.pool.detachLarge(packet) }
+    packet.storage.pointee.time = now
+    env.pointee.statistics.count(.rxFrames)
+    env.pointee.statistics.count(.rxBytes, packet.count)
+    if device.linkType == .ip {
+      receiveIPv4(packet, wasLinkBroadcast: false)
+      return
+    }
+    guard let header = EthernetHeader(packet.readable) else {
+      return env.pointee.drop(packet, .ethernetTooShort, .device)
+    }
+    guard header.destination == device.hardwareAddress || header.destination.isGroup else {
+      return env.pointee.drop(packet, .ethernetOtherHost, .device)
+    }
+    packet.pull(EthernetHeader.length)
+    switch header.etherType {
+    case EtherType.ipv4: receiveIPv4(packet, wasLinkBroadcast: header.destination.isGroup)
+    case EtherType.arp: receiveARP(packet, header)
+    default: env.pointee.drop(packet, .ethernetUnknownType, .device)
+    }
+  }
+
+  /// After a batch of `receive`: acknowledgments, and data that acknowledgments let out.
+  package mutating func finishBatch(now: Instant) {
+    environment.pointee.now = now
+    flush()
+  }
+
+  // MARK: ARP
+
+  private mutating func receiveARP(_ packet: PacketBuffer, _ frame: EthernetHeader) {
+    let env = environment
+    guard let arp = ARPPacket(packet.readable) else { return env.pointee.drop(packet, .arpMalformed, .arp) }
+    env.pointee.pool.release(packet)
+    let isRequest = arp.operation == ARPPacket.request
+    env.pointee.statistics.count(isRequest ? .arpInRequests : .arpInReplies)
+    traceARP(isRequest ? .arpRequestIn : .arpReplyIn, arp)
+    let verdict = ARP.judge(
+      arp, frameDestination: frame.destination, ourAddress: address, ourHardware: device.hardwareAddress)
+    switch verdict {
+    case .ignore:
+      break
+    case .malformed:
+      env.pointee.noteDrop(.arpMalformed, .arp)
+    case .answer(let reply, let learn):
+      env.pointee.statistics.count(.arpOutReplies)
+      sendARP(reply, to: reply.targetHardware, .arpReplyOut)
+      if learn { self.learn(IPAddress(arp.senderProtocol), arp.senderHardware, .request) }
+    case .learn(let who, let hardware, let evidence):
+      learn(IPAddress(who), hardware, evidence)
+    case .conflict(let hardware):
+      env.pointee.statistics.count(.arpConflicts)
+      if env.pointee.trace.allows(.arp, .error) {
+        var event = TraceEvent(env.pointee.now, .arp, .error, .arpConflict)
+        event.a = Int64(address.bits)
+        event.b = Int64(hardware.bits)
+        env.pointee.trace.append(event)
+      }
+      if defense.shouldDefend(now: env.pointee.now) { announce() }
+    }
+  }
+
+  private mutating func learn(_ who: IPAddress, _ hardware: MACAddress, _ evidence: NeighborEvidence) {
+    let env = environment
+    var waiting = neighbors.learned(
+      who, hardware, how: evidence, now: env.pointee.now, settings: env.pointee.settings)
+    if !waiting.isEmpty, env.pointee.trace.allows(.arp, .info) {
+      var event = TraceEvent(env.pointee.now, .arp, .info, .neighborResolved)
+      event.a = Int64(who.v4.bits)
+      event.b = Int64(hardware.bits)
+      env.pointee.trace.append(event)
+    }
+    while let packet = waiting.removeFirst() { transmitFrame(packet, to: hardware, EtherType.ipv4) }
+    rearmNeighborTimer()
+  }
+
+  // MARK: IPv4
+
+  mutating func receiveIPv4(_ packet: PacketBuffer, wasLinkBroadcast: Bool) {
+    let env = environment
+    env.pointee.statistics.count(.ipInReceives)
+    let length = packet.count
+    let (parsed, invalid) = IPv4Header.parse(packet.readable, length: length)
+    guard let header = parsed else { return env.pointee.drop(packet, Self.reason(invalid), .ip) }
+    if header.totalLength < length { packet.trim(to: header.totalLength) }
+    let destination = IPAddress(header.destination)
+    let isOurs = header.destination == address
+    guard isOurs || header.destination == .limitedBroadcast || header.destination == subnetBroadcast else {
+      return env.pointee.drop(packet, .ipNotForUs, .ip)
+    }
+    // RFC 1122 §3.2.1.3: a source must be one host.
+    guard !header.source.isMulticast, header.source != .limitedBroadcast, header.source != subnetBroadcast,
+      !header.source.isLoopback
+    else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
+    if header.isFragment {
+      env.pointee.statistics.count(.ipReasmReqds)
+      return receiveFragment(packet, header)
+    }
+    deliver(packet, header, destination, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast)
+  }
+
+  private static func reason(_ invalid: IPv4Header.Invalid) -> DropReason {
+    switch invalid {
+    case .truncated: .ipTruncated
+    case .version: .ipVersion
+    case .headerLength: .ipHeaderLength
+    case .totalLength: .ipTotalLength
+    case .checksum: .ipChecksum
+    }
+  }
+
+  private mutating func receiveFragment(_ packet: PacketBuffer, _ header: IPv4Header) {
+    let env = environment
+    let verdict = reassembly.add(
+      packet, header, now: env.pointee.now, settings: env.pointee.settings, pool: &env.pointee.pool)
+    switch verdict {
+    case .waiting:
+      break
+    case .dropped(let reason):
+      env.pointee.statistics.count(.ipReasmFails)
+      env.pointee.noteDrop(reason, .ip)
+    case .complete(let whole):
+      env.pointee.statistics.count(.ipReasmOKs)
+      let (parsed, _) = IPv4Header.parse(whole.readable, length: whole.count)
+      guard let header = parsed else {
+        env.pointee.drop(whole, .ipTotalLength, .ip)
+        break
+      }
+      if env.pointee.trace.allows(.ip, .debug) {
+        var event = TraceEvent(env.pointee.now, .ip, .debug, .reassembled)
+        event.a = Int64(whole.count)
+        env.pointee.trace.append(event)
+      }
+      let isOurs = header.destination == address
+      deliver(whole, header, IPAddress(header.destination), isOurs: isOurs, wasLinkBroadcast: !isOurs)
+    }
+    rearmReassemblyTimer()
+  }
+
+  private mutating func deliver(
+    _ packet: PacketBuffer, _ header: IPv4Header, _ destination: IPAddress, isOurs: Bool, wasLinkBroadcast: Bool
+  ) {
+    let env = environment
+    env.pointee.statistics.count(.ipInDelivers)
+    switch header.proto {
+    case IPProtocol.tcp:
+      guard isOurs, !wasLinkBroadcast else { return env.pointee.drop(packet, .ipNotForUs, .tcp) }
+      packet.pull(header.headerLength)
+      receiveTCP(packet, header)
+    case IPProtocol.udp:
+      receiveUDP(packet, header, wasLinkBroadcast: wasLinkBroadcast)
+    case IPProtocol.icmp:
+      receiveICMP(packet, header, isOurs: isOurs)
+    default:
+      if isOurs {
+        reportError(
+          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.proto, about: packet, header,
+          wasLinkBroadcast: wasLinkBroadcast)
+      }
+      env.pointee.drop(packet, .ipUnknownProtocol, .ip)
+    }
+  }
+
+  // MARK: ICMPv4
+
+  private mutating func receiveICMP(_ packet: PacketBuffer, _ ip: IPv4Header, isOurs: Bool) {
+    let env = environment
+    env.pointee.statistics.count(.icmpInMsgs)
+    packet.pull(ip.headerLength)
+    guard let icmp = ICMPv4Header(packet.readable) else {
+      env.pointee.statistics.count(.icmpInErrors)
+      return env.pointee.drop(packet, .icmpMalformed, .icmp)
+    }
+    guard Checksum.fold(packet.checksum(from: 0)) == 0xffff else {
+      env.pointee.statistics.count(.icmpInErrors)
+      return env.pointee.drop(packet, .icmpChecksum, .icmp)
+    }
+    traceICMP(.icmpIn, icmp.type, icmp.code, remote: ip.source)
+    if icmp.type == ICMPv4Header.echoRequest {
+      env.pointee.statistics.count(.icmpInEchos)
+      let ignored =
+        env.pointee.settings.icmpEchoIgnoreAll || !isOurs && env.pointee.settings.icmpEchoIgnoreBroadcasts
+      if ignored { return env.pointee.drop(packet, .icmpBroadcastEcho, .icmp) }
+      ICMPv4Messages.makeEchoReply(packet)
+      env.pointee.statistics.count(.icmpOutEchoReps)
+      return sendICMP(reusing: packet, to: ip.source, typeOfService: ip.typeOfService)
+    }
+    if icmp.type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
+    if icmp.type == ICMPv4Header.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
+    if let error = ICMPv4Error(packet.readable), error.quoted.source == address { errorArrives(error) }
+    env.pointee.pool.release(packet)
+  }
+
+  /// An ICMP error about something we sent: the route learns the MTU, the socket the error (RFC 1122 §3.2.2.1,
+  /// §4.2.3.9; RFC 5927 §4 on what to believe).
+  private mutating func errorArrives(_ error: ICMPv4Error) {
+    let env = environment
+    let remote = Endpoint(IPAddress(error.quoted.destination), error.destinationPort)
+    let tuple = FourTuple(local: Endpoint(IPAddress(error.quoted.source), error.sourcePort), remote: remote)
+    switch error.quoted.proto {
+    case IPProtocol.tcp:
+      guard let tcb = demux.find(tuple, in: tcbs) else { return }
+      // A blind attacker does not know what is in flight.
+      guard error.sequence >= tcb.pointee.snd.una, error.sequence <= tcb.pointee.snd.nxt else { return }
+      if error.isFragmentationNeeded { return pathShrank(error, tcb) }
+      guard let meaning = error.meaning else { return }
+      let before = tcb.pointee.state
+      if tcb.pointee.state == .synSent || tcb.pointee.state == .synReceived && tcb.pointee.parent == nil {
+        // While connecting every error counts (Linux, tcp_v4_err).
+        if meaning.fatal || meaning.error == .hostUnreachable || meaning.error == .networkUnreachable {
+          tcb.pointee.abort(meaning.error, env)
+          env.pointee.statistics.count(.tcpAttemptFails)
+        }
+      } else {
+        tcb.pointee.softError = meaning.error
+      }
+      settle(tcb, before: before)
+    case IPProtocol.udp:
+      if error.isFragmentationNeeded {
+        _ = routes.fragmentationNeeded(
+          remote.address, reported: error.nextHopMTU, packetLength: error.quoted.totalLength, now: env.pointee.now,
+          settings: env.pointee.settings)
+      }
+      guard let socket = datagramPorts.find(source: remote, destination: tuple.local, in: datagrams),
+        let meaning = error.meaning
+      else { return }
+      // Only a connected socket hears of errors, and only of hard ones (udp(7)).
+      guard socket.pointee.remote != nil, meaning.fatal || socket.pointee.receiveErrors else { return }
+      socket.pointee.error = meaning.error
+      noteChanged(socket, [.error, .readable, .writable])
+    default:
+      break
+    }
+  }
+
+  private mutating func pathShrank(_ error: ICMPv4Error, _ tcb: TCBPointer) {
+    let env = environment
+    guard
+      let mtu = routes.fragmentationNeeded(
+        tcb.pointee.tuple.remote.address, reported: error.nextHopMTU, packetLength: error.quoted.totalLength,
+        now: env.pointee.now, settings: env.pointee.settings)
+    else { return }
+    tcb.pointee.pathMTU = mtu
+    tcb.pointee.updateSegmentSize(env)
+    tcb.pointee.trace(.pathMTU, .info, a: Int64(mtu), env)
+    // What is out was too large: all of it goes again, in smaller segments (RFC 1191 §6.4).
+    tcb.pointee.scoreboard.markAllLost()
+    tcb.pointee.work.insert(.output)
+    settle(tcb, before: tcb.pointee.state)
+  }
+
+  // MARK: UDP
+
+  private mutating func receiveUDP(_ packet: PacketBuffer, _ ip: IPv4Header, wasLinkBroadcast: Bool) {
+    let env = environment
+    let whole = packet.storage.pointee.data
+    packet.pull(ip.headerLength)
+    guard let udp = UDPHeader(packet.readable), udp.totalLength <= packet.count else {
+      env.pointee.statistics.count(.udpInErrors)
+      return env.pointee.drop(packet, .udpMalformed, .udp)
+    }
+    packet.trim(to: udp.totalLength)
+    let source = Endpoint(IPAddress(ip.source), udp.sourcePort)
+    let destination = Endpoint(IPAddress(ip.destination), udp.destinationPort)
+    if udp.checksum != 0, packet.storage.pointee.checksumState != .verified {
+      let pseudo = Checksum.pseudoHeader(
+        source: source.address, destination: destination.address, proto: IPProtocol.udp, length: udp.totalLength)
+      guard Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
+        env.pointee.statistics.count(.udpInErrors)
+        return env.pointee.drop(packet, .udpChecksum, .udp)
+      }
+    }
+    guard let socket = datagramPorts.find(source: source, destination: destination, in: datagrams) else {
+      env.pointee.statistics.count(.udpNoPorts)
+      if ip.destination == address {
+        packet.storage.pointee.data = whole
+        reportError(
+          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.port, about: packet, ip,
+          wasLinkBroadcast: wasLinkBroadcast)
+      }
+      return env.pointee.drop(packet, .udpNoSocket, .udp)
+    }
+    packet.pull(UDPHeader.length)
+    guard !socket.pointee.readShutdown, socket.pointee.queuedMemory + packet.truesize <= socket.pointee.receiveBuffer
+    else {
+      env.pointee.statistics.count(.udpRcvbufErrors)
+      return env.pointee.drop(packet, .udpReceiveBufferFull, .udp)
+    }
+    packet.storage.pointee.source = source
+    packet.storage.pointee.destination = destination
+    packet.storage.pointee.timeToLive = ip.timeToLive
+    packet.storage.pointee.typeOfService = ip.typeOfService
+    env.pointee.statistics.count(.udpInDatagrams)
+    socket.pointee.queuedMemory += packet.truesize
+    socket.pointee.queue.append(packet)
+    noteChanged(socket, .readable)
+  }
+
+  // MARK: Trace
+
+  func traceARP(_ kind: TraceKind, _ arp: ARPPacket) {
+    guard environment.pointee.trace.allows(.arp, .debug) else { return }
+    var event = TraceEvent(environment.pointee.now, .arp, .debug, kind)
+    event.a = Int64(arp.senderProtocol.bits)
+    event.b = Int64(arp.targetProtocol.bits)
+    environment.pointee.trace.append(event)
+  }
+
+  func traceICMP(_ kind: TraceKind, _ type: UInt8, _ code: UInt8, remote: IPv4Address) {
+    guard environment.pointee.trace.allows(.icmp, .debug) else { return }
+    var event = TraceEvent(environment.pointee.now, .icmp, .debug, kind)
+    event.tuple = FourTuple(local: Endpoint(IPAddress(address), 0), remote: Endpoint(IPAddress(remote), 0))
+    event.a = Int64(type) << 8 | Int64(code)
+    environment.pointee.trace.append(event)
+  }
+}

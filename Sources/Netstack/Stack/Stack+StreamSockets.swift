@@ -1,0 +1,422 @@
+// Owns: the program's calls on stream sockets, as far as the stack's tables are concerned; what they do to the connection
+// itself is in Socket/. Read first: RFC 9293 §3.9.1; RFC 6056 §3.3.3 (port selection); connect(2), bind(2), accept(2).
+
+import Wire
+
+extension Stack {
+  package mutating func open(_ kind: SocketKind, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
+    environment.pointee.now = now
+    switch kind {
+    case .stream:
+      guard let tcb = makeTCB(cookie: cookie, isOpen: true) else { throw .outOfMemory }
+      return SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index))
+    case .datagram:
+      let state = DatagramSocketState(
+        index: datagrams.nextFreeIndex, cookie: cookie, settings: environment.pointee.settings)
+      guard let handle = datagrams.insert(state) else { throw .outOfMemory }
+      return SocketHandle(.datagram, handle)
+    }
+  }
+
+  package mutating func setCookie(_ socket: SocketHandle, _ cookie: UInt32) {
+    switch socket.kind {
+    case .stream: tcbs.pointer(socket.slot)?.pointee.cookie = cookie
+    case .datagram: datagrams.pointer(socket.slot)?.pointee.cookie = cookie
+    }
+  }
+
+  func stream(_ socket: SocketHandle) throws(SocketError) -> TCBPointer {
+    guard socket.kind == .stream, let tcb = tcbs.pointer(socket.slot) else { throw .badHandle }
+    return tcb
+  }
+
+  // MARK: close
+
+  package mutating func close(_ socket: SocketHandle, now: Instant) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return closeDatagram(socket) }
+    guard let tcb = tcbs.pointer(socket.slot) else { return }
+    let env = environment
+    let before = tcb.pointee.state
+    tcb.pointee.isOpen = false
+    switch before {
+    case .listen:
+      closeListener(tcb)
+    case .closed:
+      break
+    case .synSent:
+      tcb.pointee.finish(env)
+    default:
+      if tcb.pointee.receiveQueue.readyBytes > 0 || tcb.pointee.options.linger == 0 {
+        // Data nobody will read, or an abortive close: the peer must know (RFC 2525 §2.17, RFC 9293 §3.10.5).
+        let reason: Counter = tcb.pointee.receiveQueue.readyBytes > 0 ? .tcpAbortOnClose : .tcpAbortOnLinger
+        env.pointee.statistics.count(reason)
+        sendReset(of: tcb)
+        tcb.pointee.finish(env)
+      } else {
+        tcb.pointee.closeSending(env)
+        env.pointee.wheel.cancel(tcb.pointee.lifeTimerID)
+        tcb.pointee.armFinWait2(env)
+      }
+    }
+    // Frees the record if the connection is over.
+    settle(tcb, before: before)
+    flush()
+  }
+
+  package func isDrained(_ socket: SocketHandle) -> Bool {
+    guard socket.kind == .stream, let tcb = tcbs.pointer(socket.slot) else { return true }
+    switch tcb.pointee.state {
+    case .closed, .listen, .synSent, .timeWait, .finWait2: return true
+    default: break
+    }
+    return tcb.pointee.snd.una == tcb.pointee.snd.nxt && tcb.pointee.dataEnd <= tcb.pointee.snd.nxt
+      && (!tcb.pointee.finQueued || tcb.pointee.finSent)
+  }
+
+  // MARK: bind, listen
+
+  package mutating func bind(_ socket: SocketHandle, to local: Endpoint, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return try bindDatagram(socket, to: local) }
+    let tcb = try stream(socket)
+    guard tcb.pointee.state == .closed, !tcb.pointee.isInPortTable else { throw .invalidArgument }
+    let address = try bindable(local.address, freely: tcb.pointee.options.freeBind)
+    if local.port == 0 {
+      tcb.pointee.tuple.local = Endpoint(address, try freePort(for: tcb, address))
+    } else {
+      let wanted = Endpoint(address, local.port)
+      if demux.conflicts(tcb, wanted, in: tcbs) { throw .addressInUse }
+      if !tcb.pointee.options.reuseAddress, timeWaits.holdsPort(local.port) { throw .addressInUse }
+      tcb.pointee.tuple.local = wanted
+    }
+    tcb.pointee.isBound = true
+    demux.holdPort(tcb, in: tcbs)
+  }
+
+  /// The address to bind: ours, or any.
+  func bindable(_ wanted: IPAddress, freely: Bool) throws(SocketError) -> IPAddress {
+    if wanted.isUnspecified { return .anyIPv4 }
+    guard wanted.isIPv4 else { throw .addressNotAvailable }
+    guard wanted.v4 == address || freely else { throw .addressNotAvailable }
+    return wanted
+  }
+
+  /// A port nobody holds, from a random start (RFC 6056 §3.3.2).
+  private mutating func freePort(for tcb: TCBPointer, _ address: IPAddress) throws(SocketError) -> UInt16 {
+    let range = environment.pointee.settings.ipLocalPortRange
+    let count = Int(range.last) - Int(range.first) + 1
+    let start = environment.pointee.random.below(count)
+    for i in 0..<count {
+      let port = UInt16(Int(range.first) + (start + i) % count)
+      if !demux.conflicts(tcb, Endpoint(address, port), in: tcbs), !demux.isTakenByBind(port, in: tcbs) { return port }
+    }
+    throw .addressInUse
+  }
+
+  package mutating func listen(_ socket: SocketHandle, backlog: Int, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    guard socket.kind == .stream else { throw .notSupported }
+    let tcb = try stream(socket)
+    let limit = environment.pointee.settings.somaxconn
+    let wanted = backlog < 0 || backlog > limit ? limit : backlog
+    if tcb.pointee.state == .listen {
+      tcb.pointee.backlog = wanted
+      return
+    }
+    guard tcb.pointee.state == .closed else { throw .invalidArgument }
+    if tcb.pointee.isInPortTable {
+      // Sharing a port by SO_REUSEADDR ends where both listen.
+      if listensAlready(tcb) { throw .addressInUse }
+    } else {
+      let address = tcb.pointee.tuple.local.address
+      tcb.pointee.tuple.local = Endpoint(address, try freePort(for: tcb, address))
+      demux.holdPort(tcb, in: tcbs)
+    }
+    renew(tcb)
+    tcb.pointee.tuple.remote = Endpoint(.anyIPv4, 0)
+    tcb.pointee.backlog = wanted
+    tcb.pointee.enter(.listen, environment)
+    demux.insertListener(tcb)
+  }
+
+  private func listensAlready(_ tcb: TCBPointer) -> Bool {
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      let other = tcbs.pointer(at: used)
+      guard other != tcb, other.pointee.state == .listen,
+        other.pointee.tuple.local.port == tcb.pointee.tuple.local.port
+      else { continue }
+      let a = other.pointee.tuple.local.address
+      let b = tcb.pointee.tuple.local.address
+      guard a == b || a.isUnspecified || b.isUnspecified else { continue }
+      if !(other.pointee.options.reusePort && tcb.pointee.options.reusePort) { return true }
+    }
+    return false
+  }
+
+  /// A record that was a connection before starts from nothing, but for options and the port.
+  private func renew(_ tcb: TCBPointer) {
+    tcb.pointee.finQueued = false
+    tcb.pointee.finSent = false
+    tcb.pointee.finReceived = false
+    tcb.pointee.readShutdown = false
+    tcb.pointee.error = nil
+    tcb.pointee.softError = nil
+    tcb.pointee.retransmits = 0
+    tcb.pointee.synRetries = 0
+    tcb.pointee.rtt = RTTEstimator()
+    tcb.pointee.scoreboard.removeAll()
+    tcb.pointee.receiveQueue.releaseAll(&environment.pointee.pool)
+    tcb.pointee.rcv.edge = tcb.pointee.rcv.nxt
+    tcb.pointee.lossProbeEnd = nil
+    tcb.pointee.recovery = .open
+    tcb.pointee.lastSentAt = .zero
+  }
+
+  // MARK: connect
+
+  package mutating func connect(_ socket: SocketHandle, to remote: Endpoint, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return try connectDatagram(socket, to: remote) }
+    let tcb = try stream(socket)
+    if let pending = tcb.pointee.error {
+      tcb.pointee.error = nil
+      throw pending
+    }
+    switch tcb.pointee.state {
+    case .closed: break
+    case .synSent, .synReceived: throw .alreadyInProgress
+    default: throw .isConnected
+    }
+    let env = environment
+    guard remote.port != 0, !remote.address.isUnspecified else { throw .connectionRefused }
+    guard let route = routes.lookup(remote.address, now: now) else { throw .networkUnreachable }
+    guard route.kind == .unicast || route.kind == .local else { throw .networkUnreachable }
+    renew(tcb)
+    let source = tcb.pointee.tuple.local.address.isUnspecified ? route.source : tcb.pointee.tuple.local.address
+    var floor: SequenceNumber?
+    if tcb.pointee.isInPortTable {
+      let tuple = FourTuple(local: Endpoint(source, tcb.pointee.tuple.local.port), remote: remote)
+      guard isFree(tuple, &floor) else { throw .addressNotAvailable }
+      tcb.pointee.tuple = tuple
+    } else {
+      tcb.pointee.tuple = try ephemeral(source, remote, &floor)
+      demux.holdPort(tcb, in: tcbs)
+    }
+    prepare(tcb, floor: floor)
+    tcb.pointee.snd.una = tcb.pointee.snd.iss
+    tcb.pointee.snd.nxt = tcb.pointee.snd.iss
+    tcb.pointee.snd.bufferStart = tcb.pointee.snd.iss + 1
+    tcb.pointee.snd.smallEnd = tcb.pointee.snd.iss
+    tcb.pointee.snd.wnd = 0
+    tcb.pointee.rcv.irs = SequenceNumber(0)
+    tcb.pointee.rcv.nxt = SequenceNumber(0)
+    tcb.pointee.lastSentAt = now
+    tcb.pointee.enter(.synSent, env)
+    demux.insert(tcb, in: tcbs)
+    env.pointee.statistics.count(.tcpActiveOpens)
+    tcb.pointee.work.insert(.syn)
+    settle(tcb, before: .synSent)
+    flush()
+    throw .inProgress
+  }
+
+  /// Whether the socket pair is unused; a TIME-WAIT one may be taken over when its timestamps are a second old (RFC 6191 §2,
+  /// tcp_tw_reuse).
+  private mutating func isFree(_ tuple: FourTuple, _ floor: inout SequenceNumber?) -> Bool {
+    if demux.find(tuple, in: tcbs) != nil { return false }
+    guard let index = timeWaits.find(tuple) else { return true }
+    let record = timeWaits.pointer(at: index).pointee
+    guard environment.pointee.settings.tcpTimeWaitReuse != 0, record.timestampsOn,
+      environment.pointee.now - record.recentTimestampAt > .seconds(1)
+    else { return false }
+    floor = record.sndNxt + 65537
+    timeWaits.remove(index, environment)
+    environment.pointee.statistics.count(.tcpTimeWaitRecycled)
+    return true
+  }
+
+  /// RFC 6056 §3.3.3: the search starts where a keyed hash of the remote end says, plus a step per connection.
+  private mutating func ephemeral(
+    _ source: IPAddress, _ remote: Endpoint, _ floor: inout SequenceNumber?
+  ) throws(SocketError) -> FourTuple {
+    let range = environment.pointee.settings.ipLocalPortRange
+    let count = Int(range.last) - Int(range.first) + 1
+    let start = environment.pointee.random.below(count)
+    for i in 0..<count {
+      let port = UInt16(Int(range.first) + (start + i) % count)
+      if demux.isTakenByBind(port, in: tcbs) { continue }
+      let tuple = FourTuple(local: Endpoint(source, port), remote: remote)
+      if isFree(tuple, &floor) { return tuple }
+    }
+    throw .addressNotAvailable
+  }
+
+  // MARK: accept
+
+  package mutating func accept(_ socket: SocketHandle, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
+    environment.pointee.now = now
+    guard socket.kind == .stream else { throw .notSupported }
+    let listener = try stream(socket)
+    guard listener.pointee.state == .listen else { throw .invalidArgument }
+    guard listener.pointee.acceptFirst != 0 else { throw .wouldBlock }
+    let child = tcbs.pointer(at: listener.pointee.acceptFirst - 1)
+    listener.pointee.acceptFirst = child.pointee.acceptNext
+    if listener.pointee.acceptFirst == 0 { listener.pointee.acceptLast = 0 }
+    listener.pointee.acceptCount -= 1
+    child.pointee.acceptNext = 0
+    child.pointee.parent = nil
+    child.pointee.isOpen = true
+    child.pointee.cookie = cookie
+    child.pointee.events = []
+    child.pointee.armKeepalive(environment)
+    return SocketHandle(.stream, tcbs.handle(at: child.pointee.index))
+  }
+
+  // MARK: send, receive, shutdown
+
+  package mutating func send(
+    _ socket: SocketHandle, _ bytes: UnsafeRawBufferPointer, flags: SendFlags, now: Instant
+  ) throws(SocketError) -> Int {
+    environment.pointee.now = now
+    let tcb = try stream(socket)
+    let n = try tcb.pointee.queue(bytes, flags, environment)
+    noteWork(tcb)
+    flush()
+    return n
+  }
+
+  package mutating func receive(
+    _ socket: SocketHandle, into destination: UnsafeMutableRawBufferPointer, flags: ReceiveFlags, now: Instant
+  ) throws(SocketError) -> Int {
+    environment.pointee.now = now
+    let tcb = try stream(socket)
+    let n = try tcb.pointee.read(destination, flags, environment)
+    if tcb.pointee.work.rawValue != 0 {
+      noteWork(tcb)
+      flush()
+    }
+    return n
+  }
+
+  package mutating func shutdown(_ socket: SocketHandle, _ how: ShutdownHow, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return try shutdownDatagram(socket, how) }
+    let tcb = try stream(socket)
+    let env = environment
+    let before = tcb.pointee.state
+    switch before {
+    case .closed:
+      throw .notConnected
+    case .listen:
+      // As in Linux, SHUT_RD ends listening; SHUT_WR alone changes nothing.
+      if how != .write {
+        closeListener(tcb)
+        tcb.pointee.raise([.hangUp, .readable])
+        settle(tcb, before: .closed)
+      }
+      return flush()
+    case .synSent:
+      tcb.pointee.abort(nil, env)
+    default:
+      if how != .write {
+        tcb.pointee.readShutdown = true
+        tcb.pointee.raise([.readable, .readHangUp])
+        if tcb.pointee.finQueued { tcb.pointee.raise(.hangUp) }
+      }
+      if how != .read { tcb.pointee.closeSending(env) }
+    }
+    settle(tcb, before: before)
+    flush()
+  }
+
+  // MARK: What a program may ask
+
+  package func readiness(_ socket: SocketHandle) -> Readiness {
+    switch socket.kind {
+    case .stream:
+      guard let tcb = tcbs.pointer(socket.slot) else { return [.error, .hangUp] }
+      let ready = tcb.pointee.readiness
+      // Who looks and finds no room wants to hear when there is (tcp_poll sets SOCK_NOSPACE).
+      if !ready.contains(.writable) { tcb.pointee.wantsSpace = true }
+      return ready
+    case .datagram:
+      return datagrams.pointer(socket.slot)?.pointee.readiness ?? [.error, .hangUp]
+    }
+  }
+
+  package mutating func takeError(_ socket: SocketHandle) -> SocketError? {
+    switch socket.kind {
+    case .stream:
+      guard let tcb = tcbs.pointer(socket.slot) else { return nil }
+      defer { tcb.pointee.error = nil }
+      return tcb.pointee.error
+    case .datagram:
+      guard let datagram = datagrams.pointer(socket.slot) else { return nil }
+      defer { datagram.pointee.error = nil }
+      return datagram.pointee.error
+    }
+  }
+
+  package func localEndpoint(_ socket: SocketHandle) -> Endpoint {
+    switch socket.kind {
+    case .stream: tcbs.pointer(socket.slot)?.pointee.tuple.local ?? Endpoint(.anyIPv4, 0)
+    case .datagram: datagrams.pointer(socket.slot)?.pointee.local ?? Endpoint(.anyIPv4, 0)
+    }
+  }
+
+  package func remoteEndpoint(_ socket: SocketHandle) throws(SocketError) -> Endpoint {
+    switch socket.kind {
+    case .stream:
+      let tcb = try stream(socket)
+      switch tcb.pointee.state {
+      case .closed, .listen, .synSent: throw .notConnected
+      default: return tcb.pointee.tuple.remote
+      }
+    case .datagram:
+      guard let remote = datagrams.pointer(socket.slot)?.pointee.remote else { throw .notConnected }
+      return remote
+    }
+  }
+
+  package mutating func setOption(_ socket: SocketHandle, _ option: SocketOption, _ value: Int, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return try setDatagramOption(socket, option, value) }
+    let tcb = try stream(socket)
+    try tcb.pointee.set(option, value, environment)
+    if tcb.pointee.state == .closed || tcb.pointee.state == .listen {
+      tcb.pointee.work = []
+    } else {
+      settle(tcb, before: tcb.pointee.state)
+      flush()
+    }
+  }
+
+  package func option(_ socket: SocketHandle, _ option: SocketOption) throws(SocketError) -> Int {
+    if socket.kind == .datagram { return try datagramOption(socket, option) }
+    return try stream(socket).pointee.get(option, environment)
+  }
+
+  package func information(_ socket: SocketHandle, now: Instant) -> TCPInfo {
+    environment.pointee.now = now
+    return tcbs.pointer(socket.slot)?.pointee.information(environment) ?? TCPInfo()
+  }
+
+  package func unreadBytes(_ socket: SocketHandle) -> Int {
+    switch socket.kind {
+    case .stream: tcbs.pointer(socket.slot)?.pointee.receiveQueue.readyBytes ?? 0
+    case .datagram: datagrams.pointer(socket.slot)?.pointee.queue.first?.count ?? 0
+    }
+  }
+
+  package func unsentBytes(_ socket: SocketHandle) -> Int {
+    guard socket.kind == .stream, let tcb = tcbs.pointer(socket.slot) else { return 0 }
+    return tcb.pointee.sendBuffer.count
+  }
+
+  package func isListening(_ socket: SocketHandle) -> Bool {
+    socket.kind == .stream && tcbs.pointer(socket.slot)?.pointee.state == .listen
+  }
+}

@@ -1,0 +1,330 @@
+// Owns: the life of connections in the stack's tables: from segment to connection or listener, birth out of a SYN, the accept
+// queue, TIME-WAIT, and the end. Read first: RFC 9293 §3.10.7.1 (CLOSED), §3.10.7.2 (LISTEN); RFC 6528 (ISN).
+
+import Wire
+
+extension Stack {
+  // MARK: Segments
+
+  /// `packet` starts at the TCP header.
+  mutating func receiveTCP(_ packet: PacketBuffer, _ ip: IPv4Header) {
+    let env = environment
+    env.pointee.statistics.count(.tcpInSegs)
+    let length = packet.count
+    if packet.storage.pointee.checksumState != .verified {
+      let pseudo = Checksum.pseudoHeader(
+        source: IPAddress(ip.source), destination: IPAddress(ip.destination), proto: IPProtocol.tcp, length: length)
+      guard Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
+        env.pointee.statistics.count(.tcpInErrs)
+        return env.pointee.drop(packet, .tcpChecksum, .tcp)
+      }
+    }
+    guard let header = TCPHeader(packet.readable) else {
+      env.pointee.statistics.count(.tcpInErrs)
+      return env.pointee.drop(packet, .tcpMalformed, .tcp)
+    }
+    let optionBytes = UnsafeRawBufferPointer(
+      start: packet.base + TCPHeader.minimumLength, count: header.headerLength - TCPHeader.minimumLength)
+    let segment = Segment(
+      header: header, options: TCPOptions(parsing: optionBytes), payloadLength: length - header.headerLength,
+      packet: packet)
+    packet.pull(header.headerLength)
+    let tuple = FourTuple(
+      local: Endpoint(IPAddress(ip.destination), header.destinationPort),
+      remote: Endpoint(IPAddress(ip.source), header.sourcePort))
+    if let tcb = demux.find(tuple, in: tcbs) { return segmentArrives(segment, ip, tcb) }
+    if let index = timeWaits.find(tuple) { return timeWaitSegmentArrives(segment, ip, tuple, index) }
+    if let listener = demux.findListener(tuple, in: tcbs) { return listenSegmentArrives(segment, ip, tuple, listener, above: nil) }
+    refuse(segment, ip, .tcpNoSocket)
+  }
+
+  /// RFC 9293 §3.10.7.1: no connection.
+  private mutating func refuse(_ segment: Segment, _ ip: IPv4Header, _ reason: DropReason) {
+    sendReset(for: segment, ip)
+    environment.pointee.drop(segment.packet, reason, .tcp)
+  }
+
+  private mutating func segmentArrives(_ segment: Segment, _ ip: IPv4Header, _ tcb: TCBPointer) {
+    let env = environment
+    let before = tcb.pointee.state
+    if before == .synReceived, mustWaitForAccept(tcb, segment) {
+      return env.pointee.drop(segment.packet, .tcpAcceptQueueFull, .tcp)
+    }
+    switch tcb.pointee.segmentArrives(segment, env) {
+    case .done: env.pointee.pool.release(segment.packet)
+    case .queued: break
+    case .drop(let reason): env.pointee.drop(segment.packet, reason, .tcp)
+    case .reset: refuse(segment, ip, .tcpClosed)
+    }
+    settle(tcb, before: before)
+  }
+
+  /// The handshake's last segment while the listener's accept queue is full: it is dropped, and the peer's next one tried
+  /// again (Linux without tcp_abort_on_overflow).
+  private mutating func mustWaitForAccept(_ tcb: TCBPointer, _ segment: Segment) -> Bool {
+    guard let parent = tcb.pointee.parent, segment.flags.contains(.ack), !segment.flags.contains(.rst),
+      let listener = tcbs.pointer(parent), listener.pointee.acceptCount > listener.pointee.backlog
+    else { return false }
+    environment.pointee.statistics.count(.tcpListenOverflows)
+    environment.pointee.statistics.count(.tcpListenDrops)
+    if environment.pointee.settings.tcpAbortOnOverflow {
+      sendReset(of: tcb)
+      tcb.pointee.finish(environment)
+      settle(tcb, before: .synReceived)
+    }
+    return true
+  }
+
+  // MARK: LISTEN
+
+  private mutating func listenSegmentArrives(
+    _ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ listener: TCBPointer, above floor: SequenceNumber?
+  ) {
+    let env = environment
+    switch listener.pointee.listenSegmentArrives(segment) {
+    case .reset:
+      return refuse(segment, ip, .tcpInvalidFlags)
+    case .drop(let reason):
+      return env.pointee.drop(segment.packet, reason, .tcp)
+    case .open:
+      break
+    }
+    let limit = min(max(listener.pointee.backlog, 1), env.pointee.settings.tcpMaxSynBacklog)
+    if listener.pointee.acceptCount > listener.pointee.backlog {
+      env.pointee.statistics.count(.tcpListenOverflows)
+      env.pointee.statistics.count(.tcpListenDrops)
+      return env.pointee.drop(segment.packet, .tcpAcceptQueueFull, .tcp)
+    }
+    guard listener.pointee.synCount <= limit, let child = makeTCB(cookie: 0, isOpen: false) else {
+      env.pointee.statistics.count(.tcpListenDrops)
+      return env.pointee.drop(segment.packet, .tcpListenQueueFull, .tcp)
+    }
+    child.pointee.tuple = tuple
+    child.pointee.parent = tcbs.handle(at: listener.pointee.index)
+    listener.pointee.synCount += 1
+    prepare(child, floor: floor)
+    let iss = child.pointee.snd.iss
+    child.pointee.open(from: segment, listener: listener, iss: iss, env)
+    demux.insert(child, in: tcbs)
+    demux.holdPort(child, in: tcbs)
+    env.pointee.pool.release(segment.packet)
+    noteWork(child)
+  }
+
+  /// What a connection needs before its first segment: ISS, timestamp offset, route, segment size.
+  mutating func prepare(_ tcb: TCBPointer, floor: SequenceNumber?) {
+    let env = environment
+    tcb.pointee.snd.iss = initialSequence(tcb.pointee.tuple)
+    if let floor, tcb.pointee.snd.iss < floor { tcb.pointee.snd.iss = floor }
+    tcb.pointee.timestampOffset = timestampOffset(tcb.pointee.tuple)
+    tcb.pointee.ipIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
+    if let route = routes.lookup(tcb.pointee.tuple.remote.address, now: env.pointee.now) {
+      tcb.pointee.neighborGeneration = routes.generation
+      tcb.pointee.nextHop = route.nextHop
+      tcb.pointee.pathMTU = route.mtu
+    }
+    let headers = IPv4Header.minimumLength + TCPHeader.minimumLength
+    tcb.pointee.advertisedSegment = device.mtu - headers
+    if tcb.pointee.options.maximumSegment > 0 {
+      tcb.pointee.advertisedSegment = min(tcb.pointee.advertisedSegment, tcb.pointee.options.maximumSegment)
+    }
+  }
+
+  /// RFC 6528 §3: a clock of 4 µs plus a keyed hash of the socket pair.
+  private func initialSequence(_ tuple: FourTuple) -> SequenceNumber {
+    let clock = UInt64(bitPattern: environment.pointee.now.nanoseconds) >> 12
+    return SequenceNumber(UInt32(truncatingIfNeeded: clock &+ tuple.hash(derivedKey(1))))
+  }
+
+  /// RFC 7323 §7.1: a clock per pair of hosts, so that it says nothing about the machine but is monotonic for TIME-WAIT.
+  private func timestampOffset(_ tuple: FourTuple) -> UInt32 {
+    var hosts = tuple
+    hosts.local.port = 0
+    hosts.remote.port = 0
+    return UInt32(truncatingIfNeeded: hosts.hash(derivedKey(2)))
+  }
+
+  private func derivedKey(_ purpose: UInt64) -> HashKey {
+    HashKey(environment.pointee.secret.k0 ^ purpose &* 0x9e37_79b9_7f4a_7c15, environment.pointee.secret.k1)
+  }
+
+  // MARK: TIME-WAIT
+
+  private mutating func timeWaitSegmentArrives(_ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ index: UInt32) {
+    let env = environment
+    switch timeWaits.segmentArrives(segment, at: index, env) {
+    case .drop(let reason):
+      env.pointee.drop(segment.packet, reason, .tcp)
+    case .acknowledge:
+      acknowledgeFromTimeWait(index)
+      env.pointee.pool.release(segment.packet)
+    case .end:
+      timeWaits.remove(index, env)
+      env.pointee.pool.release(segment.packet)
+    case .recycle(let floor):
+      guard let listener = demux.findListener(tuple, in: tcbs) else { return refuse(segment, ip, .tcpNoSocket) }
+      timeWaits.remove(index, env)
+      env.pointee.statistics.count(.tcpTimeWaitRecycled)
+      listenSegmentArrives(segment, ip, tuple, listener, above: floor)
+    }
+  }
+
+  private mutating func acknowledgeFromTimeWait(_ index: UInt32) {
+    let record = timeWaits.pointer(at: index).pointee
+    var options = TCPOptions()
+    if record.timestampsOn {
+      options.hasTimestamp = true
+      options.timestampValue =
+        UInt32(truncatingIfNeeded: environment.pointee.now.milliseconds) &+ record.timestampOffset
+      options.timestampEcho = record.recentTimestamp
+    }
+    let header = TCPHeader(
+      sourcePort: record.tuple.local.port, destinationPort: record.tuple.remote.port, sequence: record.sndNxt,
+      acknowledgment: record.rcvNxt, headerLength: TCPHeader.minimumLength + options.encodedLength, flags: .ack,
+      window: record.window)
+    sendBare(
+      header, options, local: record.tuple.local.address.v4, remote: record.tuple.remote.address.v4, timeToLive: 0,
+      typeOfService: 0)
+  }
+
+  // MARK: Life and death
+
+  mutating func makeTCB(cookie: UInt32, isOpen: Bool) -> TCBPointer? {
+    guard
+      let handle = tcbs.insert(
+        TransmissionControlBlock(index: tcbs.nextFreeIndex, cookie: cookie, isOpen: isOpen, env: environment))
+    else { return nil }
+    let tcb = tcbs.pointer(at: handle.index)
+    let space = environment.pointee.settings.tcpRmem
+    tcb.pointee.receiveSpace = space.initial / 2
+    // The scale must do for the largest window auto-tuning may reach (tcp_select_initial_window).
+    tcb.pointee.rcv.shift = TransmissionControlBlock.windowShift(for: space.maximum)
+    return tcb
+  }
+
+  /// After anything that may have changed a connection: its tables follow its state, what is new is noted, and it ends if
+  /// it is over.
+  mutating func settle(_ tcb: TCBPointer, before: TCPState) {
+    let state = tcb.pointee.state
+    if state != before {
+      if before == .synReceived, state.isSynchronized, tcb.pointee.parent != nil { handshakeDone(tcb) }
+      if state == .timeWait { enterTimeWait(tcb) }
+      if state == .closed { leaveTables(tcb, before: before) }
+    }
+    noteChanged(tcb)
+    noteWork(tcb)
+    if tcb.pointee.state == .closed { releaseIfOver(tcb) }
+  }
+
+  /// The child moves from the SYN queue to the accept queue.
+  private mutating func handshakeDone(_ tcb: TCBPointer) {
+    let env = environment
+    env.pointee.statistics.count(.tcpPassiveOpens)
+    guard let parent = tcb.pointee.parent, let listener = tcbs.pointer(parent), listener.pointee.state == .listen else {
+      return
+    }
+    listener.pointee.synCount -= 1
+    listener.pointee.acceptCount += 1
+    tcb.pointee.acceptNext = 0
+    if listener.pointee.acceptLast != 0 {
+      tcbs.pointer(at: listener.pointee.acceptLast - 1).pointee.acceptNext = tcb.pointee.index + 1
+    } else {
+      listener.pointee.acceptFirst = tcb.pointee.index + 1
+    }
+    listener.pointee.acceptLast = tcb.pointee.index + 1
+    listener.pointee.raise(.readable)
+    noteChanged(listener)
+  }
+
+  private mutating func enterTimeWait(_ tcb: TCBPointer) {
+    let env = environment
+    // The acknowledgment of the peer's FIN goes out first, while the connection still can.
+    tcb.pointee.state = .finWait2
+    tcb.pointee.work.formIntersection(.ackNow)
+    transmit(tcb)
+    tcb.pointee.state = .timeWait
+    demux.remove(tcb, in: tcbs)
+    timeWaits.insert(tcb, env)
+    tcb.pointee.finish(env)
+    leaveTables(tcb, before: .timeWait)
+  }
+
+  private mutating func leaveTables(_ tcb: TCBPointer, before: TCPState) {
+    demux.remove(tcb, in: tcbs)
+    if !tcb.pointee.isBound || !tcb.pointee.isOpen { demux.releasePort(tcb, in: tcbs) }
+    // A child that never finished its handshake is nobody's.
+    if before == .synReceived, let parent = tcb.pointee.parent {
+      tcb.pointee.parent = nil
+      if let listener = tcbs.pointer(parent), listener.pointee.state == .listen { listener.pointee.synCount -= 1 }
+    }
+  }
+
+  /// Frees the record of a connection that is closed, not open in the program, and not on its way to the device.
+  mutating func releaseIfOver(_ tcb: TCBPointer) {
+    guard tcb.pointee.state == .closed, !tcb.pointee.isOpen, tcb.pointee.parent == nil else { return }
+    tcb.pointee.isZombie = true
+    guard !tcb.pointee.isInWorkList, !tcb.pointee.isInChangedList, !tcb.pointee.sendBuffer.isPinned else { return }
+    demux.remove(tcb, in: tcbs)
+    demux.releasePort(tcb, in: tcbs)
+    tcb.pointee.receiveQueue.releaseAll(&environment.pointee.pool)
+    tcb.pointee.releaseTimers(environment)
+    tcbs.remove(at: tcb.pointee.index)
+  }
+
+  /// A listener goes: children in the accept queue are reset, those still shaking hands forgotten.
+  mutating func closeListener(_ listener: TCBPointer) {
+    let env = environment
+    demux.removeListener(listener, in: tcbs)
+    let handle = tcbs.handle(at: listener.pointee.index)
+    listener.pointee.enter(.closed, env)
+    listener.pointee.acceptFirst = 0
+    listener.pointee.acceptLast = 0
+    listener.pointee.acceptCount = 0
+    listener.pointee.synCount = 0
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      let child = tcbs.pointer(at: used)
+      guard child.pointee.parent == handle else { continue }
+      let before = child.pointee.state
+      if before.isSynchronized { sendReset(of: child) }
+      child.pointee.parent = nil
+      child.pointee.finish(env)
+      if before == .closed { releaseIfOver(child) } else { settle(child, before: before) }
+    }
+    if !listener.pointee.isBound || !listener.pointee.isOpen { demux.releasePort(listener, in: tcbs) }
+  }
+
+  /// True while a connection still has bytes or a FIN to bring over. TIME-WAIT does not count.
+  package func hasUnfinishedSends() -> Bool {
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      let tcb = tcbs.pointer(at: used)
+      switch tcb.pointee.state {
+      case .closed, .listen, .synSent, .timeWait: continue
+      default: break
+      }
+      if tcb.pointee.snd.una != tcb.pointee.snd.nxt || tcb.pointee.dataEnd > tcb.pointee.snd.nxt { return true }
+      if tcb.pointee.finQueued, !tcb.pointee.finSent { return true }
+    }
+    return false
+  }
+
+  /// Resets every connection: the program died.
+  package mutating func abortAll(now: Instant) {
+    let env = environment
+    env.pointee.now = now
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      let tcb = tcbs.pointer(at: used)
+      let before = tcb.pointee.state
+      if before == .closed || before == .listen { continue }
+      if before != .synSent { sendReset(of: tcb) }
+      tcb.pointee.abort(.connectionAborted, env)
+      settle(tcb, before: before)
+    }
+    flush()
+  }
+}

@@ -1,0 +1,364 @@
+// Owns: the way out: segment plans become packets, packets get IP and Ethernet headers, frames wait for the device.
+// Read first: RFC 1122 §3.3.1, §2.3.2; RFC 9293 §3.1 for the checksum.
+
+import Wire
+
+extension Stack {
+  // MARK: The device's side
+
+  package func hasTransmit() -> Bool { !transmitQueue.isEmpty }
+
+  /// The next frame: linear bytes and fragments, with what virtio_net_hdr needs in the storage.
+  package mutating func nextTransmit() -> PacketBuffer? { transmitQueue.removeFirst() }
+
+  /// The device has the frame's bytes (or it was thrown away).
+  package mutating func transmitted(_ packet: PacketBuffer) {
+    environment.pointee.statistics.count(.txFrames)
+    environment.pointee.statistics.count(.txBytes, packet.count)
+    recycle(packet)
+  }
+
+  /// Takes back a packet that was to be sent: what it points into may change again.
+  mutating func recycle(_ packet: PacketBuffer) {
+    let owner = packet.storage.pointee.pinnedBy
+    environment.pointee.pool.release(packet)
+    guard owner != 0 else { return }
+    let tcb = tcbs.pointer(at: owner - 1)
+    tcb.pointee.sendBuffer.unpin()
+    guard !tcb.pointee.sendBuffer.isPinned else { return }
+    // Acknowledged bytes that were still pinned are room only now: no acknowledgment will come that tells the program.
+    tcb.pointee.spaceFreed(environment)
+    noteChanged(tcb)
+    if tcb.pointee.isZombie { releaseIfOver(tcb) }
+  }
+
+  mutating func discard(_ packet: PacketBuffer, _ reason: DropReason, _ category: TraceCategory) {
+    environment.pointee.noteDrop(reason, category)
+    recycle(packet)
+  }
+
+  // MARK: TCP
+
+  /// Most payload in one super-segment: the IPv4 packet must stay below 64 KB.
+  private var superSegment: Int { device.tcpSegmentation4 ? 65535 - 120 : 0 }
+
+  mutating func transmit(_ tcb: TCBPointer) {
+    let limit = superSegment
+    while let plan = tcb.pointee.nextSegment(limit: limit, environment) { send(plan, of: tcb) }
+  }
+
+  /// Payload up to this many bytes is copied behind the headers: cheaper than a fragment and its pin.
+  private static var copyThreshold: Int { 512 }
+
+  private mutating func send(_ plan: SegmentPlan, of tcb: TCBPointer) {
+    let env = environment
+    env.pointee.statistics.count(.tcpOutSegs, max(1, (plan.payloadLength + plan.segmentSize - 1) / max(plan.segmentSize, 1)))
+    guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .tcp) }
+    if plan.payloadLength > 0 {
+      let (first, second) = tcb.pointee.sendBuffer.slices(at: plan.payloadOffset, length: plan.payloadLength)
+      if plan.payloadLength <= Self.copyThreshold {
+        append(first, to: packet)
+        append(second, to: packet)
+      } else {
+        add(first, to: packet)
+        add(second, to: packet)
+        tcb.pointee.sendBuffer.pin()
+        packet.storage.pointee.pinnedBy = tcb.pointee.index + 1
+      }
+    }
+    let optionLength = plan.options.encodedLength
+    let headerLength = TCPHeader.minimumLength + optionLength
+    let base = packet.push(headerLength)
+    TCPHeader(
+      sourcePort: tcb.pointee.tuple.local.port, destinationPort: tcb.pointee.tuple.remote.port,
+      sequence: plan.sequence, acknowledgment: plan.flags.contains(.ack) ? tcb.pointee.rcv.nxt : SequenceNumber(0),
+      headerLength: headerLength, flags: plan.flags, window: plan.window
+    ).write(to: base)
+    plan.options.write(to: base + TCPHeader.minimumLength)
+    if plan.payloadLength > plan.segmentSize, plan.segmentSize > 0 {
+      packet.storage.pointee.segmentationType = .tcpv4
+      packet.storage.pointee.segmentSize = UInt16(plan.segmentSize)
+    }
+    completeChecksum(
+      packet, offset: TCPHeader.checksumOffset, proto: IPProtocol.tcp, source: tcb.pointee.tuple.local.address,
+      destination: tcb.pointee.tuple.remote.address)
+    refreshRoute(tcb)
+    let segments = plan.segmentSize > 0 ? max(1, (plan.payloadLength + plan.segmentSize - 1) / plan.segmentSize) : 1
+    let identification = tcb.pointee.ipIdentification
+    tcb.pointee.ipIdentification &+= UInt16(truncatingIfNeeded: segments)
+    let options = (tos: tcb.pointee.options.typeOfService, ttl: tcb.pointee.options.timeToLive)
+    sendIPv4(
+      packet, proto: IPProtocol.tcp, source: tcb.pointee.tuple.local.address.v4,
+      destination: tcb.pointee.tuple.remote.address.v4, nextHop: tcb.pointee.nextHop, typeOfService: options.tos,
+      timeToLive: options.ttl, identification: identification,
+      flags: tcb.pointee.options.mtuDiscover == 0 ? 0 : IPv4Header.flagDontFragment)
+  }
+
+  private func append(_ bytes: UnsafeRawBufferPointer, to packet: PacketBuffer) {
+    guard let from = bytes.baseAddress, bytes.count > 0 else { return }
+    packet.put(bytes.count).copyMemory(from: from, byteCount: bytes.count)
+  }
+
+  private func add(_ bytes: UnsafeRawBufferPointer, to packet: PacketBuffer) {
+    guard let from = bytes.baseAddress, bytes.count > 0 else { return }
+    packet.addFragment(UnsafeMutableRawPointer(mutating: from), bytes.count)
+  }
+
+  /// Fills the transport checksum in, or leaves it to the device with the pseudo-header's sum in its place.
+  /// `packet` starts at the transport header.
+  func completeChecksum(_ packet: PacketBuffer, offset: Int, proto: UInt8, source: IPAddress, destination: IPAddress) {
+    let length = packet.count
+    // The length in a super-frame's pseudo-header is the whole one; the device puts each segment's own in.
+    let pseudo = Checksum.pseudoHeader(source: source, destination: destination, proto: proto, length: length)
+    if device.checksumOffload {
+      packet.base.storeBigEndian16(Checksum.fold(pseudo), at: offset)
+      packet.storage.pointee.checksumState = .partial
+      packet.storage.pointee.checksumOffset = UInt16(offset)
+      return
+    }
+    var sum = ~Checksum.fold(packet.checksum(from: 0, pseudo))
+    // UDP says "none" with zero (RFC 768).
+    if sum == 0, proto == IPProtocol.udp { sum = 0xffff }
+    packet.base.storeBigEndian16(sum, at: offset)
+  }
+
+  /// The connection's next hop and path MTU, looked up again when a route changed.
+  private mutating func refreshRoute(_ tcb: TCBPointer) {
+    guard tcb.pointee.neighborGeneration != routes.generation else { return }
+    let now = environment.pointee.now
+    guard let route = routes.lookup(tcb.pointee.tuple.remote.address, now: now) else { return }
+    tcb.pointee.neighborGeneration = routes.generation
+    tcb.pointee.nextHop = route.nextHop
+    if tcb.pointee.pathMTU != route.mtu {
+      tcb.pointee.pathMTU = route.mtu
+      tcb.pointee.updateSegmentSize(environment)
+    }
+  }
+
+  /// RFC 9293 §3.5.2: the RST that answers a segment for which there is no connection.
+  mutating func sendReset(for segment: Segment, _ ip: IPv4Header) {
+    guard !segment.flags.contains(.rst) else { return }
+    let hasAck = segment.flags.contains(.ack)
+    let header = TCPHeader(
+      sourcePort: segment.header.destinationPort, destinationPort: segment.header.sourcePort,
+      sequence: hasAck ? segment.header.acknowledgment : SequenceNumber(0),
+      acknowledgment: hasAck ? SequenceNumber(0) : segment.end, headerLength: TCPHeader.minimumLength,
+      flags: hasAck ? .rst : [.rst, .ack], window: 0)
+    environment.pointee.statistics.count(.tcpOutRsts)
+    sendBare(
+      header, TCPOptions(), local: ip.destination, remote: ip.source, timeToLive: 0, typeOfService: 0)
+  }
+
+  /// A RST from a connection that ends with nobody to tell it more politely.
+  mutating func sendReset(of tcb: TCBPointer) {
+    let header = TCPHeader(
+      sourcePort: tcb.pointee.tuple.local.port, destinationPort: tcb.pointee.tuple.remote.port,
+      sequence: tcb.pointee.snd.nxt, acknowledgment: tcb.pointee.rcv.nxt, headerLength: TCPHeader.minimumLength,
+      flags: [.rst, .ack], window: 0)
+    environment.pointee.statistics.count(.tcpOutRsts)
+    sendBare(
+      header, TCPOptions(), local: tcb.pointee.tuple.local.address.v4, remote: tcb.pointee.tuple.remote.address.v4,
+      timeToLive: tcb.pointee.options.timeToLive, typeOfService: tcb.pointee.options.typeOfService)
+  }
+
+  /// A segment without connection: RST, or TIME-WAIT's acknowledgment. `header.headerLength` leaves room for `options`.
+  mutating func sendBare(
+    _ header: TCPHeader, _ options: TCPOptions, local: IPv4Address, remote: IPv4Address, timeToLive: Int,
+    typeOfService: UInt8
+  ) {
+    let env = environment
+    guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .tcp) }
+    let base = packet.push(header.headerLength)
+    header.write(to: base)
+    options.write(to: base + TCPHeader.minimumLength)
+    env.pointee.statistics.count(.tcpOutSegs)
+    if env.pointee.trace.allows(.tcp, .debug) {
+      var event = TraceEvent(env.pointee.now, .tcp, .debug, .segmentOut)
+      event.tuple = FourTuple(
+        local: Endpoint(IPAddress(local), header.sourcePort), remote: Endpoint(IPAddress(remote), header.destinationPort))
+      event.flags = header.flags
+      env.pointee.trace.append(event)
+    }
+    completeChecksum(
+      packet, offset: TCPHeader.checksumOffset, proto: IPProtocol.tcp, source: IPAddress(local),
+      destination: IPAddress(remote))
+    route(
+      packet, proto: IPProtocol.tcp, source: local, destination: remote, typeOfService: typeOfService,
+      timeToLive: timeToLive, flags: IPv4Header.flagDontFragment)
+  }
+
+  // MARK: IPv4
+
+  /// Looks the way up and sends.
+  mutating func route(
+    _ packet: PacketBuffer, proto: UInt8, source: IPv4Address, destination: IPv4Address, typeOfService: UInt8,
+    timeToLive: Int, flags: UInt16
+  ) {
+    guard let route = routes.lookup(IPAddress(destination), now: environment.pointee.now) else {
+      environment.pointee.statistics.count(.ipOutNoRoutes)
+      return discard(packet, .ipNoRoute, .ip)
+    }
+    nextIdentification &+= 1
+    sendIPv4(
+      packet, proto: proto, source: source, destination: destination, nextHop: route.nextHop,
+      typeOfService: typeOfService, timeToLive: timeToLive, identification: nextIdentification, flags: flags,
+      mtu: route.mtu)
+  }
+
+  /// `packet` starts at the transport header. Larger than `mtu` (and no super-frame): cut, unless DF is set.
+  mutating func sendIPv4(
+    _ packet: PacketBuffer, proto: UInt8, source: IPv4Address, destination: IPv4Address, nextHop: IPAddress,
+    typeOfService: UInt8, timeToLive: Int, identification: UInt16, flags: UInt16, mtu: Int = 65535
+  ) {
+    let env = environment
+    env.pointee.statistics.count(.ipOutRequests)
+    let header = IPv4Header(
+      proto: proto, source: source, destination: destination, payloadLength: packet.count, typeOfService: typeOfService,
+      identification: identification, flags: flags,
+      timeToLive: timeToLive > 0 ? UInt8(timeToLive) : env.pointee.settings.ipDefaultTTL)
+    header.write(to: packet.push(IPv4Header.minimumLength))
+    if destination == address { return loopBack(packet) }
+    if header.totalLength > mtu, packet.storage.pointee.segmentationType == .none {
+      return fragment(packet, nextHop: nextHop, mtu: mtu)
+    }
+    transmitIP(packet, nextHop: nextHop)
+  }
+
+  private mutating func fragment(_ packet: PacketBuffer, nextHop: IPAddress, mtu: Int) {
+    let env = environment
+    guard var pieces = Fragmentation.cut(packet, mtu: mtu, pool: &env.pointee.pool) else {
+      env.pointee.statistics.count(.ipFragFails)
+      return discard(packet, .noBuffer, .ip)
+    }
+    env.pointee.statistics.count(.ipFragOKs)
+    env.pointee.statistics.count(.ipFragCreates, pieces.count)
+    if env.pointee.trace.allows(.ip, .debug) {
+      var event = TraceEvent(env.pointee.now, .ip, .debug, .fragmented)
+      event.a = Int64(packet.count)
+      event.b = Int64(pieces.count)
+      env.pointee.trace.append(event)
+    }
+    recycle(packet)
+    while let piece = pieces.removeFirst() { transmitIP(piece, nextHop: nextHop) }
+  }
+
+  private mutating func transmitIP(_ packet: PacketBuffer, nextHop: IPAddress) {
+    let env = environment
+    guard device.linkType == .ethernet else {
+      if packet.storage.pointee.checksumState == .partial { setChecksumStart(packet, IPv4Header.minimumLength) }
+      return transmitQueue.append(packet)
+    }
+    if routes.isBroadcast(nextHop) { return transmitFrame(packet, to: .broadcast, EtherType.ipv4) }
+    if nextHop.isMulticast {
+      // RFC 1112 §6.4
+      let hardware = MACAddress(bits: 0x0100_5e00_0000 | UInt64(nextHop.v4.bits & 0x7f_ffff))
+      return transmitFrame(packet, to: hardware, EtherType.ipv4)
+    }
+    let verdict = neighbors.resolve(
+      nextHop, packet: packet, now: env.pointee.now, settings: env.pointee.settings)
+    switch verdict {
+    case .resolved(let hardware):
+      transmitFrame(packet, to: hardware, EtherType.ipv4)
+    case .queued(let sendRequest, let dropped):
+      if let dropped { discard(dropped, .neighborQueueFull, .arp) }
+      if sendRequest { requestNeighbor(nextHop, unicastTo: nil) }
+      rearmNeighborTimer()
+    case .tableFull:
+      discard(packet, .neighborQueueFull, .arp)
+    }
+  }
+
+  private func setChecksumStart(_ packet: PacketBuffer, _ start: Int) {
+    packet.storage.pointee.checksumStart = UInt16(start)
+  }
+
+  mutating func transmitFrame(_ packet: PacketBuffer, to hardware: MACAddress, _ etherType: UInt16) {
+    EthernetHeader(destination: hardware, source: device.hardwareAddress, etherType: etherType)
+      .write(to: packet.push(EthernetHeader.length))
+    if packet.storage.pointee.checksumState == .partial {
+      setChecksumStart(packet, EthernetHeader.length + IPv4Header.minimumLength)
+    }
+    transmitQueue.append(packet)
+  }
+
+  /// A packet to ourselves comes back as if received: flattened, its checksum known to be right.
+  private mutating func loopBack(_ packet: PacketBuffer) {
+    let env = environment
+    guard let copy = env.pointee.pool.allocate() else { return discard(packet, .noBuffer, .ip) }
+    let length = packet.count
+    let linear = min(length, copy.tailroom)
+    _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
+    if length > linear {
+      guard env.pointee.pool.attachLarge(copy), let large = copy.storage.pointee.large else {
+        env.pointee.pool.release(copy)
+        return discard(packet, .noBuffer, .ip)
+      }
+      _ = packet.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: length - linear))
+      copy.addFragment(large, length - linear)
+    }
+    copy.storage.pointee.checksumState = .verified
+    copy.storage.pointee.segmentSize = packet.storage.pointee.segmentSize
+    copy.storage.pointee.time = env.pointee.now
+    recycle(packet)
+    loopbackQueue.append(copy)
+  }
+
+  // MARK: ICMP
+
+  /// Sends an ICMP message in the packet that asked for it (`packet` starts at the ICMP header, headroom is there).
+  mutating func sendICMP(reusing packet: PacketBuffer, to destination: IPv4Address, typeOfService: UInt8) {
+    let env = environment
+    env.pointee.statistics.count(.icmpOutMsgs)
+    packet.storage.pointee.checksumState = .none
+    let base = UnsafeRawPointer(packet.base)
+    traceICMP(.icmpOut, base.byte(at: 0), base.byte(at: 1), remote: destination)
+    route(
+      packet, proto: IPProtocol.icmp, source: address, destination: destination, typeOfService: typeOfService,
+      timeToLive: 0, flags: 0)
+  }
+
+  /// Sends an ICMP error about a packet that starts at its IP header, if one may be sent.
+  mutating func reportError(
+    _ type: UInt8, _ code: UInt8, about packet: PacketBuffer, _ header: IPv4Header, wasLinkBroadcast: Bool
+  ) {
+    let env = environment
+    let payload = UnsafeRawBufferPointer(rebasing: packet.readable[min(header.headerLength, packet.linearCount)...])
+    guard
+      ICMPv4Messages.mayReport(header, payload: payload, wasLinkBroadcast: wasLinkBroadcast, routes: routes)
+    else { return }
+    guard
+      icmpLimiter.allows(IPAddress(header.source), now: env.pointee.now, settings: env.pointee.settings)
+    else { return env.pointee.statistics.count(.icmpOutRateLimited) }
+    guard
+      let message = ICMPv4Messages.makeError(type: type, code: code, about: packet, pool: &env.pointee.pool)
+    else { return env.pointee.noteDrop(.noBuffer, .icmp) }
+    if type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpOutDestUnreachs) }
+    sendICMP(reusing: message, to: header.source, typeOfService: 0)
+  }
+
+  // MARK: ARP
+
+  mutating func sendARP(_ arp: ARPPacket, to hardware: MACAddress, _ kind: TraceKind) {
+    guard device.linkType == .ethernet else { return }
+    guard let packet = environment.pointee.pool.allocateForTransmit() else {
+      return environment.pointee.noteDrop(.noBuffer, .arp)
+    }
+    arp.write(to: packet.put(ARPPacket.length))
+    traceARP(kind, arp)
+    transmitFrame(packet, to: hardware, EtherType.arp)
+  }
+
+  /// RFC 5227 §2.3: tells who we are, without waiting for anybody.
+  mutating func announce() {
+    guard device.linkType == .ethernet else { return }
+    let arp = ARP.announcement(ourAddress: address, ourHardware: device.hardwareAddress)
+    environment.pointee.statistics.count(.arpOutRequests)
+    sendARP(arp, to: .broadcast, .arpAnnounce)
+  }
+
+  mutating func requestNeighbor(_ who: IPAddress, unicastTo hardware: MACAddress?) {
+    let arp = ARP.request(for: who.v4, ourAddress: address, ourHardware: device.hardwareAddress)
+    environment.pointee.statistics.count(.arpOutRequests)
+    sendARP(arp, to: hardware ?? .broadcast, .arpRequestOut)
+  }
+}

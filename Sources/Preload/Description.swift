@@ -1,0 +1,158 @@
+// Owns: the open file description of an internet socket: what the descriptors that dup made share. Its side, its handle in
+// the stack, the options recorded before the side was known, who waits on it.
+//
+//   undecided ──connect/bind/listen/sendto──► stack      calls go to the shard's stack
+//        └───────────────────────────────────► kernel     the descriptors drop out of the table: plain libc from then on
+//
+// What may be touched when: `life`, `side`, words, flags and `pollers` are atomics; `interests` belongs to the state lock; the
+// rest is written before the side turns to `.stack` or under the shard's lock.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+
+typealias DescriptionPointer = UnsafeMutablePointer<Description>
+typealias WordPointer = UnsafeMutablePointer<Atomic<UInt32>>
+
+enum Side: UInt8 {
+  case undecided = 0
+  case stack = 1
+  case kernel = 2
+}
+
+struct Description: ~Copyable, Pooled {
+  let index: UInt32
+  var nextFree: UInt32 = 0
+  let life = Lifetime()
+  private let sideValue = Atomic<UInt8>(0)
+  /// O_NONBLOCK, which dup'ed descriptors share.
+  let nonBlocking = Atomic<Bool>(false)
+
+  var family: Int32 = 0
+  var kind = SocketKind.stream
+  /// As given to socket(): SO_PROTOCOL.
+  var ipProtocol: Int32 = 0
+
+  var handle = SocketHandle(.stream, SlabHandle(index: 0, generation: 0))
+  var shard: UnsafeMutablePointer<Shard>?
+
+  /// SO_RCVTIMEO, SO_SNDTIMEO, nanoseconds; -1 = none.
+  var receiveTimeout: Int64 = -1
+  var sendTimeout: Int64 = -1
+  /// IPV6_V6ONLY
+  var onlyIPv6 = false
+  /// SO_TIMESTAMP: 1 timeval, 2 timespec (SO_TIMESTAMPNS)
+  var timestamps: UInt8 = 0
+  /// bind(wildcard, port 0) happened on the placeholder; the stack is told when the side is decided.
+  var boundToEphemeral = false
+  /// A connect is under way whose success no connect call has reported yet.
+  var connectUnreported = false
+  var recorded = RecordedOptions()
+
+  /// Futex words that change when the socket may have become readable or writable, and whether anybody sleeps there.
+  let readWord: WordPointer
+  let writeWord: WordPointer
+  let readWaiting = Atomic<Bool>(false)
+  let writeWaiting = Atomic<Bool>(false)
+  /// Slots of the threads in poll or select that want to hear of a change (see Pollers).
+  let pollers = Atomic<UInt64>(0)
+  /// Epoll interests in this socket, and a hint that there are any.
+  var interests: InterestPointer?
+  let hasInterests = Atomic<Bool>(false)
+
+  init(index: UInt32) {
+    self.index = index
+    readWord = .allocate(capacity: 2)
+    writeWord = readWord + 1
+    readWord.initialize(to: Atomic<UInt32>(0))
+    writeWord.initialize(to: Atomic<UInt32>(0))
+  }
+
+  @inline(__always)
+  var side: Side { Side(rawValue: sideValue.load(ordering: .acquiring)).unsafelyUnwrapped }
+  func setSide(_ side: Side) { sideValue.store(side.rawValue, ordering: .sequentiallyConsistent) }
+
+  /// What the stack hands back with a change: 0 means nobody.
+  var cookie: UInt32 { index + 1 }
+
+  mutating func begin(family: Int32, kind: SocketKind, ipProtocol: Int32) {
+    self.family = family
+    self.kind = kind
+    self.ipProtocol = ipProtocol
+    setSide(.undecided)
+    nonBlocking.store(false, ordering: .relaxed)
+    shard = nil
+    receiveTimeout = -1
+    sendTimeout = -1
+    onlyIPv6 = false
+    timestamps = 0
+    boundToEphemeral = false
+    connectUnreported = false
+    recorded = RecordedOptions()
+    readWaiting.store(false, ordering: .relaxed)
+    writeWaiting.store(false, ordering: .relaxed)
+    pollers.store(0, ordering: .relaxed)
+    interests = nil
+    hasInterests.store(false, ordering: .relaxed)
+    life.begin()
+  }
+}
+
+extension UnsafeMutablePointer where Pointee == Description {
+  /// The entry of the descriptor table that names this description.
+  var tableEntry: UInt64 {
+    anp_fd_entry(UInt32(ANP_FD_SOCKET.rawValue), pointee.index, pointee.life.generation)
+  }
+
+  /// Level-triggered readiness. For a socket of the stack the caller holds its shard.
+  @inline(__always)
+  func readinessLocked() -> UInt32 {
+    switch pointee.side {
+    case .stack:
+      return pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
+    case .undecided, .kernel:
+      // What Linux reports for a fresh socket: a stream one is TCP_CLOSE, hence hung up (tcp_poll).
+      let writable = PollEvent.writable | PollEvent.writeNormal
+      return pointee.kind == .stream ? writable | PollEvent.hangUp : writable
+    }
+  }
+
+  /// A new description with one reference, or nil when there are too many.
+  static func make(family: Int32, kind: SocketKind, ipProtocol: Int32) -> DescriptionPointer? {
+    anp_state_lock()
+    let taken = preload.pointee.descriptions.take()
+    anp_state_unlock()
+    guard let taken else { return nil }
+    taken.pointee.begin(family: family, kind: kind, ipProtocol: ipProtocol)
+    return taken
+  }
+
+  /// Gives a reference back; the last one closes the socket. The caller holds no lock.
+  @inline(__always)
+  func release() {
+    if pointee.life.release() { finish() }
+  }
+
+  @inline(never)
+  private func finish() {
+    if pointee.side == .stack, let shard = pointee.shard {
+      shard.pointee.lock()
+      shard.pointee.stack.setCookie(pointee.handle, 0)
+      shard.pointee.stack.close(pointee.handle, now: shard.pointee.now())
+      shard.pointee.unlock()
+    }
+    anp_state_lock()
+    while let interest = pointee.interests { Epoll.removeLocked(interest) }
+    pointee.life.end()
+    preload.pointee.descriptions.give(self)
+    anp_state_unlock()
+  }
+}
+
+/// The description that a table entry names, with a reference taken, or nil when that life is over.
+@inline(__always)
+func acquireDescription(_ entry: UInt64) -> DescriptionPointer? {
+  let description = preload.pointee.descriptions.record(anp_fd_index_of(entry))
+  return description.pointee.life.acquire(anp_fd_generation_of(entry)) ? description : nil
+}

@@ -1,0 +1,264 @@
+// Owns: bind, connect, listen, accept, shutdown and the two names: the calls that make and end conversations.
+// Read first: connect(2), accept(2), inet_stream_connect and inet_csk_accept in Linux for the errno of each state.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+import Wire
+
+@c(anp_entry_bind)
+public func entryBind(_ fd: Int32, _ entry: UInt64, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int {
+  withSocket(fd, entry) { description in bind(description, fd, address, length) }
+}
+
+private func bind(
+  _ description: DescriptionPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  let endpoint: Endpoint
+  switch SockAddr.parse(address, length: length, family: description.pointee.family) {
+  case .failure(let error): return error
+  case .endpoint(let given): endpoint = given
+  case .unspecified:
+    // BSD heritage: AF_UNSPEC with the wildcard is as good as AF_INET (__inet_bind).
+    guard let address, description.pointee.family == Family.inet, Int(length) >= SockAddr.inetSize,
+      address.bigEndian32(at: 4) == 0
+    else { return -Errno.familyNotSupported }
+    endpoint = Endpoint(.anyIPv4, address.bigEndian16(at: 2))
+  }
+  if description.pointee.side == .undecided {
+    // An IPv6-only wildcard has no IPv4 traffic to take, and the stack has no IPv6 yet: nothing can ever arrive, as on a host
+    // with IPv6 switched off. The placeholder stands for that as well as anything.
+    if endpoint.address.isUnspecified, description.pointee.onlyIPv6 { return Sides.becomeKernel(description) }
+    switch Sides.binding(endpoint.address) {
+    case .kernel: return Sides.becomeKernel(description)
+    case .refused(let error): return error
+    case .stack: break
+    }
+    if endpoint.address.isUnspecified, endpoint.port == 0 {
+      let result = Int(anp_kernel_bind(fd, address, length))
+      if result == 0 { description.pointee.boundToEphemeral = true }
+      return result
+    }
+    let decided = Sides.becomeStack(description, fd)
+    if decided != 0 { return decided }
+  }
+  let local = endpoint.address.isUnspecified ? Endpoint(.anyIPv4, endpoint.port) : endpoint
+  guard local.address.isIPv4 else { return -Errno.addressNotAvailable }
+  return withShard(description) { shard, now throws(SocketError) in
+    try shard.pointee.stack.bind(description.pointee.handle, to: local, now: now)
+    return 0
+  }
+}
+
+@c(anp_entry_connect)
+public func entryConnect(_ fd: Int32, _ entry: UInt64, _ address: UnsafeRawPointer?, _ length: UInt32) -> Int {
+  withSocket(fd, entry) { description in connect(description, fd, address, length) }
+}
+
+private func connect(
+  _ description: DescriptionPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  var endpoint = Endpoint(.anyIPv4, 0)
+  switch SockAddr.parse(address, length: length, family: description.pointee.family) {
+  case .failure(let error): return error
+  case .unspecified: if description.pointee.side == .undecided { return passToKernel }
+  case .endpoint(let given):
+    endpoint = given
+    if description.pointee.side == .undecided {
+      switch Sides.destination(endpoint.address) {
+      case .kernel: return Sides.becomeKernel(description)
+      case .refused(let error): return error
+      case .stack: break
+      }
+      let decided = Sides.becomeStack(description, fd)
+      if decided != 0 { return decided }
+    }
+    guard endpoint.address.isIPv4 else { return -Errno.networkUnreachable }
+  }
+  if description.pointee.kind == .datagram {
+    return withShard(description) { shard, now throws(SocketError) in
+      try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
+      return 0
+    }
+  }
+  return connectStream(description, endpoint)
+}
+
+private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoint) -> Int {
+  var deadline: Deadline?
+  while true {
+    anp_wait_prepare()
+    let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
+    let result = withShard(description) { shard, now throws(SocketError) in
+      description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
+      try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
+      return 0
+    }
+    switch -result {
+    case 0:
+      description.pointee.connectUnreported = false
+      return 0
+    case Errno.isConnected where description.pointee.connectUnreported:
+      // The first call after the handshake reports its success, whoever began it (__inet_stream_connect).
+      description.pointee.connectUnreported = false
+      return 0
+    case Errno.inProgress, Errno.already:
+      description.pointee.connectUnreported = true
+      if description.pointee.nonBlocking.load(ordering: .relaxed) { return result }
+    default:
+      description.pointee.connectUnreported = false
+      return result
+    }
+    let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
+    deadline = until
+    switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {
+    case .tryAgain: continue
+    case .timedOut: return -Errno.inProgress
+    case .interrupted: return -Errno.interrupted
+    case .lost: return referenceLost
+    }
+  }
+}
+
+@c(anp_entry_listen)
+public func entryListen(_ fd: Int32, _ entry: UInt64, _ backlog: Int32) -> Int {
+  withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided {
+      if description.pointee.kind == .datagram { return passToKernel }
+      let decided = Sides.becomeStack(description, fd)
+      if decided != 0 { return decided }
+    }
+    return withShard(description) { shard, now throws(SocketError) in
+      // Unsigned in Linux: a negative backlog is as long as somaxconn allows.
+      try shard.pointee.stack.listen(
+        description.pointee.handle, backlog: Int(UInt32(bitPattern: backlog)), now: now)
+      return 0
+    }
+  }
+}
+
+@c(anp_entry_accept)
+public func entryAccept(
+  _ fd: Int32, _ entry: UInt64, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?,
+  _ flags: Int32
+) -> Int {
+  if flags & ~(SocketType.nonBlocking | SocketType.closeOnExec) != 0 { return -Errno.invalid }
+  return withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided { return passToKernel }
+    if description.pointee.kind == .datagram { return -Errno.notSupported }
+    if address != nil, length == nil { return -Errno.fault }
+    return accept(description, address, length, flags)
+  }
+}
+
+private func accept(
+  _ listener: DescriptionPointer, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?,
+  _ flags: Int32
+) -> Int {
+  var deadline: Deadline?
+  while true {
+    anp_wait_prepare()
+    let expected = listener.pointee.readWord.pointee.load(ordering: .sequentiallyConsistent)
+    // Looked at first, so that an accept that finds nobody makes no descriptor.
+    let waiting = withShard(listener) { shard, _ throws(SocketError) in
+      listener.pointee.readWaiting.store(true, ordering: .sequentiallyConsistent)
+      guard shard.pointee.stack.isListening(listener.pointee.handle) else { throw .invalidArgument }
+      return shard.pointee.stack.readiness(listener.pointee.handle).rawValue & PollEvent.readable != 0 ? 1 : 0
+    }
+    if waiting < 0 { return waiting }
+    if waiting > 0 {
+      let result = acceptReady(listener, address, length, flags)
+      if result != -Errno.again { return result }
+    }
+    if listener.pointee.nonBlocking.load(ordering: .relaxed) { return -Errno.again }
+    let until = deadline ?? Deadline.after(listener.pointee.receiveTimeout)
+    deadline = until
+    switch sleep(listener, on: listener.pointee.readWord, while: expected, until: until) {
+    case .tryAgain: continue
+    case .timedOut: return -Errno.again
+    case .interrupted: return -Errno.interrupted
+    case .lost: return referenceLost
+    }
+  }
+}
+
+/// Takes a connection that is there, unless another thread is faster (EAGAIN).
+private func acceptReady(
+  _ listener: DescriptionPointer, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?,
+  _ flags: Int32
+) -> Int {
+  let fd = anp_kernel_socket(listener.pointee.family, SocketType.stream | flags, 0)
+  guard fd >= 0 else { return Int(fd) }
+  guard
+    let accepted = DescriptionPointer.make(
+      family: listener.pointee.family, kind: .stream, ipProtocol: listener.pointee.ipProtocol)
+  else {
+    _ = anp_kernel_close(fd)
+    return -Errno.noMemory
+  }
+  accepted.pointee.nonBlocking.store(flags & SocketType.nonBlocking != 0, ordering: .relaxed)
+  accepted.pointee.receiveTimeout = listener.pointee.receiveTimeout
+  accepted.pointee.sendTimeout = listener.pointee.sendTimeout
+  accepted.pointee.shard = listener.pointee.shard
+  var peer = Endpoint(.anyIPv4, 0)
+  var result = withShard(listener) { shard, now throws(SocketError) in
+    accepted.pointee.handle = try shard.pointee.stack.accept(
+      listener.pointee.handle, cookie: accepted.pointee.cookie, now: now)
+    accepted.pointee.setSide(.stack)
+    do throws(SocketError) {
+      peer = try shard.pointee.stack.remoteEndpoint(accepted.pointee.handle)
+    } catch {
+      // Reset meanwhile: accept still succeeds, the name is empty.
+    }
+    return 0
+  }
+  if result == 0, let address, length != nil {
+    result = SockAddr.report(peer, family: accepted.pointee.family, to: address, length)
+  }
+  if result == 0 { result = Int(anp_fd_exchange(fd, accepted.tableEntry, nil)) }
+  guard result == 0 else {
+    _ = anp_kernel_close(fd)
+    accepted.release()
+    return result
+  }
+  return Int(fd)
+}
+
+@c(anp_entry_shutdown)
+public func entryShutdown(_ fd: Int32, _ entry: UInt64, _ how: Int32) -> Int {
+  withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided { return passToKernel }
+    let direction: ShutdownHow
+    switch how {
+    case 0: direction = .read
+    case 1: direction = .write
+    case 2: direction = .both
+    default: return -Errno.invalid
+    }
+    return withShard(description) { shard, now throws(SocketError) in
+      try shard.pointee.stack.shutdown(description.pointee.handle, direction, now: now)
+      return 0
+    }
+  }
+}
+
+@c(anp_entry_name)
+public func entryName(
+  _ fd: Int32, _ entry: UInt64, _ isPeer: Int32, _ address: UnsafeMutableRawPointer?,
+  _ length: UnsafeMutablePointer<UInt32>?
+) -> Int {
+  withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided { return passToKernel }
+    var endpoint = Endpoint(.anyIPv4, 0)
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      endpoint =
+        isPeer != 0
+        ? try shard.pointee.stack.remoteEndpoint(description.pointee.handle)
+        : shard.pointee.stack.localEndpoint(description.pointee.handle)
+      return 0
+    }
+    if result != 0 { return result }
+    return SockAddr.report(endpoint, family: description.pointee.family, to: address, length)
+  }
+}

@@ -1,0 +1,35 @@
+// Owns: the ioctls that ask about a socket's queues. All others are the placeholder's.
+
+import CSupport
+import Host
+import Netstack
+
+@c(anp_entry_ioctl)
+public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument: UnsafeMutableRawPointer?) -> Int {
+  withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided { return passToKernel }
+    var value: Int32 = 0
+    let result: Int
+    switch request {
+    case 0x541B:  // FIONREAD, SIOCINQ
+      result = withShard(description) { shard, _ throws(SocketError) in
+        if shard.pointee.stack.isListening(description.pointee.handle) { throw .invalidArgument }
+        value = Int32(truncatingIfNeeded: shard.pointee.stack.unreadBytes(description.pointee.handle))
+        return 0
+      }
+    case 0x5411:  // TIOCOUTQ, SIOCOUTQ
+      result = withShard(description) { shard, _ throws(SocketError) in
+        if shard.pointee.stack.isListening(description.pointee.handle) { throw .invalidArgument }
+        value = Int32(truncatingIfNeeded: shard.pointee.stack.unsentBytes(description.pointee.handle))
+        return 0
+      }
+    case 0x8905:  // SIOCATMARK: there is no urgent data
+      result = 0
+    default: return passToKernel
+    }
+    if result != 0 { return result }
+    guard let argument else { return -Errno.fault }
+    argument.storeBytes(of: value, as: Int32.self)
+    return 0
+  }
+}

@@ -1,0 +1,225 @@
+// Owns: getsockopt and setsockopt. Options.swift says whose an option is; here are the forms of values and lengths, as in
+// sk_setsockopt, do_ip_setsockopt and do_tcp_setsockopt.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+
+// MARK: Setting
+
+@c(anp_entry_setsockopt)
+public func entrySetsockopt(
+  _ fd: Int32, _ entry: UInt64, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  withSocket(fd, entry) { description in
+    let route = Options.route(level: level, name: name, kind: description.pointee.kind)
+    let isUndecided = description.pointee.side == .undecided
+    switch route {
+    case .unsupported:
+      // The kernel's side may still be chosen, and there it works; a stack socket says what it cannot.
+      return isUndecided ? passToKernel : -Errno.protocolNotAvailable
+    case .congestion:
+      return setCongestion(description, value, length)
+    case .placeholder, .type, .domain, .ipProtocol, .pendingError, .information:
+      return passToKernel
+    case .stack(let option) where !isUndecided && Options.isHot(option):
+      break
+    default:
+      let placed = Int(anp_kernel_setsockopt(fd, level, name, value, length))
+      if placed < 0 { return placed }
+    }
+    // The placeholder took it, so the value is there and long enough, but for the hot ones.
+    guard let value else { return -Errno.fault }
+    return set(description, route, level, value, length)
+  }
+}
+
+private func set(
+  _ description: DescriptionPointer, _ route: OptionRoute, _ level: Int32, _ value: UnsafeRawPointer, _ length: UInt32
+) -> Int {
+  switch route {
+  case .receiveTimeout:
+    description.pointee.receiveTimeout = timeout(value)
+    return 0
+  case .sendTimeout:
+    description.pointee.sendTimeout = timeout(value)
+    return 0
+  case .linger:
+    let isOn = value.loadUnaligned(as: Int32.self) != 0
+    let seconds = value.loadUnaligned(fromByteOffset: 4, as: Int32.self)
+    return apply(description, .linger, isOn ? max(0, seconds) : -1)
+  default: break
+  }
+  // IP's options may be one byte; all others are ints.
+  let number: Int32
+  if length >= 4 {
+    number = value.loadUnaligned(as: Int32.self)
+  } else if level == Level.ip, length >= 1 {
+    number = Int32(value.load(as: UInt8.self))
+  } else {
+    return -Errno.invalid
+  }
+  switch route {
+  case .onlyIPv6:
+    description.pointee.onlyIPv6 = number != 0
+    return 0
+  case .timestamp:
+    description.pointee.timestamps = number != 0 ? 1 : 0
+    return 0
+  case .timestampNanoseconds:
+    description.pointee.timestamps = number != 0 ? 2 : 0
+    return 0
+  case .hopLimit:
+    // -1 is the default, which IP_TTL does not know.
+    return number < 0 ? 0 : apply(description, .timeToLive, number)
+  case .stack(let option):
+    return apply(description, option, Options.isBoolean(option) && number != 0 ? 1 : number)
+  default:
+    return -Errno.protocolNotAvailable
+  }
+}
+
+/// To the stack, or for later.
+private func apply(_ description: DescriptionPointer, _ option: SocketOption, _ value: Int32) -> Int {
+  if description.pointee.side == .undecided {
+    description.pointee.recorded.record(option, value)
+    return 0
+  }
+  return withShard(description) { shard, now throws(SocketError) in
+    try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
+    return 0
+  }
+}
+
+/// struct timeval → nanoseconds; 0 means for ever.
+private func timeout(_ value: UnsafeRawPointer) -> Int64 {
+  let seconds = value.loadUnaligned(as: Int64.self)
+  let microseconds = value.loadUnaligned(fromByteOffset: 8, as: Int64.self)
+  if seconds == 0, microseconds == 0 { return -1 }
+  if seconds < 0 { return 0 }
+  return seconds > 1 << 32 ? -1 : seconds * 1_000_000_000 + microseconds * 1000
+}
+
+private func setCongestion(_ description: DescriptionPointer, _ value: UnsafeRawPointer?, _ length: UInt32) -> Int {
+  guard length >= 1 else { return -Errno.invalid }
+  guard let value else { return -Errno.fault }
+  for algorithm in CongestionAlgorithm.allCases where matches(algorithm.name, value, Int(length)) {
+    return apply(description, .congestion, Int32(algorithm.rawValue))
+  }
+  return -Errno.noEntry
+}
+
+/// `value` holds exactly this name, ended by NUL or by its length.
+private func matches(_ name: StaticString, _ value: UnsafeRawPointer, _ length: Int) -> Bool {
+  let count = name.utf8CodeUnitCount
+  guard length >= count else { return false }
+  for i in 0..<count where value.load(fromByteOffset: i, as: UInt8.self) != name.utf8Start[i] { return false }
+  return length == count || value.load(fromByteOffset: count, as: UInt8.self) == 0
+}
+
+// MARK: Getting
+
+@c(anp_entry_getsockopt)
+public func entryGetsockopt(
+  _ fd: Int32, _ entry: UInt64, _ level: Int32, _ name: Int32, _ value: UnsafeMutableRawPointer?,
+  _ length: UnsafeMutablePointer<UInt32>?
+) -> Int {
+  withSocket(fd, entry) { description in
+    // Everything set so far was set on the placeholder too.
+    if description.pointee.side == .undecided { return passToKernel }
+    let route = Options.route(level: level, name: name, kind: description.pointee.kind)
+    if route == .placeholder { return passToKernel }
+    guard let length else { return -Errno.fault }
+    guard Int32(bitPattern: length.pointee) >= 0 else { return -Errno.invalid }
+    let answer = Answer(value: value, length: length, isByteAllowed: level == Level.ip)
+    return get(description, route, answer)
+  }
+}
+
+/// Where an option's value goes: cut to the caller's room, and the length that was given told back.
+private struct Answer {
+  let value: UnsafeMutableRawPointer?
+  let length: UnsafeMutablePointer<UInt32>
+  let isByteAllowed: Bool
+
+  func write(_ source: UnsafeRawPointer, _ size: Int) -> Int {
+    let given = min(size, Int(length.pointee))
+    if given > 0 {
+      guard let value else { return -Errno.fault }
+      value.copyMemory(from: source, byteCount: given)
+    }
+    length.pointee = UInt32(given)
+    return 0
+  }
+
+  func write(_ number: Int32) -> Int {
+    if isByteAllowed, length.pointee > 0, length.pointee < 4, number >= 0, number <= 255 {
+      var byte = UInt8(number)
+      return write(&byte, 1)
+    }
+    var copy = number
+    return write(&copy, 4)
+  }
+}
+
+private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answer: Answer) -> Int {
+  let handle = description.pointee.handle
+  switch route {
+  case .type: return answer.write(description.pointee.kind == .stream ? SocketType.stream : SocketType.datagram)
+  case .domain: return answer.write(description.pointee.family)
+  case .ipProtocol: return answer.write(description.pointee.ipProtocol)
+  case .onlyIPv6: return answer.write(description.pointee.onlyIPv6 ? 1 : 0)
+  case .timestamp: return answer.write(description.pointee.timestamps == 1 ? 1 : 0)
+  case .timestampNanoseconds: return answer.write(description.pointee.timestamps == 2 ? 1 : 0)
+  case .receiveTimeout: return write(description.pointee.receiveTimeout, answer)
+  case .sendTimeout: return write(description.pointee.sendTimeout, answer)
+  case .pendingError:
+    var errno: Int32 = 0
+    _ = withShard(description) { shard, _ throws(SocketError) in
+      if let error = shard.pointee.stack.takeError(handle) { errno = Int32(error.errno) }
+      return 0
+    }
+    return answer.write(errno)
+  case .linger:
+    var seconds = 0
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      seconds = try shard.pointee.stack.option(handle, .linger)
+      return 0
+    }
+    if result != 0 { return result }
+    var image = (Int32(seconds >= 0 ? 1 : 0), Int32(max(0, seconds)))
+    return answer.write(&image, 8)
+  case .congestion: return getCongestion(description, answer)
+  case .information: return TCPInformation.get(description) { image, size in answer.write(image, size) }
+  case .hopLimit: return get(description, .stack(.timeToLive), answer)
+  case .stack(let option):
+    var number = 0
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      number = try shard.pointee.stack.option(handle, option)
+      return 0
+    }
+    return result != 0 ? result : answer.write(Int32(truncatingIfNeeded: number))
+  case .placeholder, .unsupported: return -Errno.protocolNotAvailable
+  }
+}
+
+private func write(_ timeout: Int64, _ answer: Answer) -> Int {
+  let nanoseconds = max(0, timeout)
+  var image = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000 / 1000)
+  return answer.write(&image, 16)
+}
+
+private func getCongestion(_ description: DescriptionPointer, _ answer: Answer) -> Int {
+  var number = 0
+  let result = withShard(description) { shard, _ throws(SocketError) in
+    number = try shard.pointee.stack.option(description.pointee.handle, .congestion)
+    return 0
+  }
+  if result != 0 { return result }
+  guard let algorithm = CongestionAlgorithm(rawValue: UInt8(truncatingIfNeeded: number)) else { return -Errno.invalid }
+  // TCP_CA_NAME_MAX bytes, padded with NULs.
+  var image = InlineArray<16, UInt8>(repeating: 0)
+  for i in 0..<min(15, algorithm.name.utf8CodeUnitCount) { image[i] = algorithm.name.utf8Start[i] }
+  return withUnsafeBytes(of: &image) { bytes in answer.write(bytes.baseAddress.unsafelyUnwrapped, 16) }
+}

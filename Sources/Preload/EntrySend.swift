@@ -1,0 +1,198 @@
+// Owns: the sending calls: write, writev, send, sendto, sendmsg, and sendfile. Read first: send(2), and tcp_sendmsg_locked
+// in Linux for partial counts and SIGPIPE.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+import Wire
+
+@c(anp_entry_send)
+public func entrySend(
+  _ fd: Int32, _ entry: UInt64, _ vectors: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32,
+  _ name: UnsafeRawPointer?, _ nameLength: UInt32
+) -> Int {
+  withSocket(fd, entry) { description in
+    var error = 0
+    guard let buffers = Buffers(vectors, count: count, error: &error) else { return error }
+    if description.pointee.kind == .datagram {
+      return sendDatagram(description, fd, buffers, flags, name, nameLength)
+    }
+    // ENOTCONN or EPIPE, and the placeholder knows which.
+    if description.pointee.side == .undecided {
+      return flags & MessageFlag.fastOpen != 0 ? -Errno.notSupported : passToKernel
+    }
+    if flags & MessageFlag.outOfBand != 0 { return -Errno.notSupported }
+    return sendStream(description, buffers, flags)
+  }
+}
+
+// MARK: Stream
+
+private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
+  let nonBlocking =
+    flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
+  var deadline: Deadline?
+  var sent = 0
+  while true {
+    if !nonBlocking { anp_wait_prepare() }
+    let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
+    let result = withShard(description) { shard, now throws(SocketError) in
+      if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
+      return try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
+    }
+    if result < 0, result != -Errno.again {
+      // What was taken counts; the error is the next call's.
+      if sent > 0 { return sent }
+      if result == -Errno.brokenPipe, flags & MessageFlag.noSignal == 0 { anp_raise_sigpipe() }
+      return result
+    }
+    if sent == buffers.total { return sent }
+    if nonBlocking { return sent > 0 ? sent : -Errno.again }
+    let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
+    deadline = until
+    switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {
+    case .tryAgain: continue
+    case .timedOut: return sent > 0 ? sent : -Errno.again
+    case .interrupted: return sent > 0 ? sent : -Errno.interrupted
+    case .lost: return referenceLost
+    }
+  }
+}
+
+/// Hands the stack as much as it takes.
+@inline(__always)
+private func putStream(
+  _ shard: UnsafeMutablePointer<Shard>, _ handle: SocketHandle, _ buffers: Buffers, _ flags: Int32, _ sent: inout Int,
+  _ now: Instant
+) throws(SocketError) -> Int {
+  if sent > 0 {
+    let level = shard.pointee.stack.readiness(handle).rawValue
+    if level & (PollEvent.error | PollEvent.hangUp) != 0 { throw .brokenPipe }
+  }
+  let more: SendFlags = flags & MessageFlag.more != 0 ? .more : []
+  repeat {
+    let (piece, isLast) = buffers.piece(at: sent)
+    // No partial segment between the pieces of one call.
+    let n = try shard.pointee.stack.send(
+      handle, UnsafeRawBufferPointer(piece), flags: isLast ? more : .more, now: now)
+    sent += n
+    if n < piece.count { throw .wouldBlock }
+  } while sent < buffers.total
+  return 0
+}
+
+// MARK: Datagram
+
+private func sendDatagram(
+  _ description: DescriptionPointer, _ fd: Int32, _ buffers: Buffers, _ flags: Int32, _ name: UnsafeRawPointer?,
+  _ nameLength: UInt32
+) -> Int {
+  if flags & MessageFlag.outOfBand != 0 { return -Errno.notSupported }
+  var destination: Endpoint?
+  if let name, nameLength > 0 {
+    switch parseDestination(name, nameLength, description) {
+    case .endpoint(let endpoint): destination = endpoint
+    case .failure(let error): return error
+    case .unspecified: break  // an IPv6 socket: as if no name were given (udpv6_sendmsg)
+    }
+  }
+  if description.pointee.side == .undecided {
+    guard let destination else { return passToKernel }
+    switch Sides.destination(destination.address) {
+    case .kernel: return Sides.becomeKernel(description)
+    case .refused(let error): return error
+    case .stack: break
+    }
+    let decided = Sides.becomeStack(description, fd)
+    if decided != 0 { return decided }
+  }
+  if let destination, !destination.address.isIPv4 { return -Errno.networkUnreachable }
+  // 65,535 less the IPv4 and UDP headers.
+  if buffers.total > 65507 { return -Errno.messageTooLong }
+  let nonBlocking =
+    flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
+  var deadline: Deadline?
+  while true {
+    if !nonBlocking { anp_wait_prepare() }
+    let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
+    let result = withShard(description) { shard, now throws(SocketError) in
+      description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
+      let (piece, isWhole) = buffers.piece(at: 0)
+      var bytes = UnsafeRawBufferPointer(piece)
+      if !isWhole {
+        buffers.gather(into: preload.pointee.scratch)
+        bytes = UnsafeRawBufferPointer(start: preload.pointee.scratch, count: buffers.total)
+      }
+      return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, to: destination, now: now)
+    }
+    if result != -Errno.again || nonBlocking { return result }
+    let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
+    deadline = until
+    switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {
+    case .tryAgain: continue
+    case .timedOut: return -Errno.again
+    case .interrupted: return -Errno.interrupted
+    case .lost: return referenceLost
+    }
+  }
+}
+
+/// Unlike connect, sendto takes AF_UNSPEC for AF_INET on an IPv4 socket, and AF_INET on an IPv6 one.
+private func parseDestination(
+  _ name: UnsafeRawPointer, _ length: UInt32, _ description: DescriptionPointer
+) -> SockAddr.Parsed {
+  guard length >= 2 else { return .failure(-Errno.invalid) }
+  let given = SockAddr.family(name)
+  let asIPv4 =
+    description.pointee.family == Family.inet
+    ? given == Family.unspecified : given == Family.inet && !description.pointee.onlyIPv6
+  if asIPv4 {
+    guard Int(length) >= SockAddr.inetSize else { return .failure(-Errno.invalid) }
+    return .endpoint(Endpoint(IPAddress(IPv4Address(bits: name.bigEndian32(at: 4))), name.bigEndian16(at: 2)))
+  }
+  return SockAddr.parse(name, length: length, family: description.pointee.family)
+}
+
+// MARK: sendfile
+
+/// sendfile to a stack socket: read a stretch of the file, send it. `offset` NULL: the file's own position moves by what was sent.
+@c(anp_entry_sendfile)
+public func entrySendfile(
+  _ fd: Int32, _ entry: UInt64, _ input: Int32, _ offset: UnsafeMutablePointer<Int64>?, _ count: Int,
+  _ stretch: UnsafeMutableRawPointer, _ stretchSize: Int
+) -> Int {
+  withSocket(fd, entry) { description in
+    if description.pointee.side == .undecided { return passToKernel }
+    if description.pointee.kind == .datagram { return -Errno.invalid }
+    if anp_fd_look_up(input) != 0 { return -Errno.invalid }
+    var position = offset?.pointee ?? anp_kernel_seek(input, 0, 1)
+    if offset == nil, position < 0 { return Int(position) == -Errno.badDescriptor ? Int(position) : -Errno.invalid }
+    if position < 0 { return -Errno.invalid }
+    var sent = 0
+    var result = 0
+    while sent < count {
+      let wanted = min(count - sent, stretchSize)
+      let length = anp_kernel_pread(input, stretch, wanted, position)
+      if length <= 0 {
+        result = length
+        break
+      }
+      var vector = iovec(iov_base: stretch, iov_len: numericCast(length))
+      var error = 0
+      guard let buffers = Buffers(&vector, count: 1, error: &error) else { return error }
+      result = sendStream(description, buffers, 0)
+      if result < 0 { break }
+      sent += result
+      position += Int64(result)
+      if result < length { break }
+    }
+    if result == referenceLost { return result }
+    if let offset {
+      offset.pointee = position
+    } else if sent > 0 {
+      _ = anp_kernel_seek(input, position, 0)
+    }
+    return sent > 0 ? sent : result
+  }
+}

@@ -1,0 +1,266 @@
+// Owns: what the shim keeps beside an epoll descriptor: the interests in stack (and undecided) sockets, and which of them may
+// be ready. Read first: epoll(7), and fs/eventpoll.c for the order of things. Kernel descriptors stay in the kernel's set.
+//
+// A wait that involves the kernel's set sleeps in it; then a wake eventfd, registered there edge-triggered, tells of stack
+// sockets. It is never read: each write triggers anew, also through an outer epoll, which sees the inner set as ready for as
+// long as the trigger was not harvested. A wait on stack sockets alone sleeps on a futex word.
+//
+// All under the state lock, except the atomics.
+
+import CSupport
+import Host
+import Synchronization
+
+typealias EpollSetPointer = UnsafeMutablePointer<EpollSet>
+typealias InterestPointer = UnsafeMutablePointer<Interest>
+
+/// One (set, descriptor) pair of epoll_ctl.
+struct Interest: ~Copyable, Pooled {
+  let index: UInt32
+  var nextFree: UInt32 = 0
+  var set: EpollSetPointer?
+  var description: DescriptionPointer?
+  /// The descriptor it was added with, and the epoll descriptor: part of its name, as in Linux.
+  var fd: Int32 = -1
+  var epollDescriptor: Int32 = -1
+  /// Wanted events with EPOLLET, EPOLLONESHOT …; only the private bits when a one-shot has fired.
+  var events: UInt32 = 0
+  var data: UInt64 = 0
+  var isReady = false
+  var nextReady: InterestPointer?
+  var previousReady: InterestPointer?
+  var nextOfSet: InterestPointer?
+  var previousOfSet: InterestPointer?
+  var nextOfDescription: InterestPointer?
+  var previousOfDescription: InterestPointer?
+
+  init(index: UInt32) { self.index = index }
+}
+
+struct EpollSet: ~Copyable, Pooled {
+  let index: UInt32
+  var nextFree: UInt32 = 0
+  let life = Lifetime()
+  /// Futex word of the threads that wait for stack sockets alone.
+  let word: WordPointer
+  let wordWaiters = Atomic<Int32>(0)
+  /// Threads that sleep in the kernel's set. May be too high after a wait was abandoned: a write too many.
+  let kernelWaiters = Atomic<Int32>(0)
+  /// Interests in `all`; read without the lock as a hint.
+  let interestCount = Atomic<Int32>(0)
+  /// Additions minus removals that the kernel's set has seen: too high after a registered descriptor was closed.
+  let kernelInterests = Atomic<Int32>(0)
+  /// Home of the wake eventfd. Stays with the record from life to life.
+  let eventDescriptor: UnsafeMutablePointer<Int32>
+  var eventRegistered = false
+  /// Something may wait on the epoll descriptor itself: an outer epoll, poll, select.
+  var isWatched = false
+  var wakeOwed = false
+  /// The last harvest was full of stack sockets: the kernel's are first in turn.
+  var kernelFirst = false
+  var all: InterestPointer?
+  var firstReady: InterestPointer?
+  var lastReady: InterestPointer?
+  var readyCount = 0
+
+  init(index: UInt32) {
+    self.index = index
+    word = .allocate(capacity: 1)
+    word.initialize(to: Atomic<UInt32>(0))
+    eventDescriptor = .allocate(capacity: 1)
+    eventDescriptor.initialize(to: -1)
+  }
+
+  mutating func begin() {
+    wordWaiters.store(0, ordering: .relaxed)
+    kernelWaiters.store(0, ordering: .relaxed)
+    interestCount.store(0, ordering: .relaxed)
+    kernelInterests.store(0, ordering: .relaxed)
+    eventRegistered = false
+    isWatched = false
+    wakeOwed = false
+    kernelFirst = false
+    all = nil
+    firstReady = nil
+    lastReady = nil
+    readyCount = 0
+    life.begin()
+  }
+}
+
+extension UnsafeMutablePointer where Pointee == EpollSet {
+  /// Marks the wake eventfd's event in what the kernel's set returns: an address that no program has.
+  var mark: UInt64 { UInt64(UInt(bitPattern: self)) }
+
+  var tableEntry: UInt64 {
+    anp_fd_entry(UInt32(ANP_FD_EPOLL.rawValue), pointee.index, pointee.life.generation)
+  }
+
+  static func make() -> EpollSetPointer? {
+    anp_state_lock()
+    let taken = preload.pointee.epollSets.take()
+    anp_state_unlock()
+    taken?.pointee.begin()
+    return taken
+  }
+
+  func release() {
+    guard pointee.life.release() else { return }
+    anp_state_lock()
+    while let interest = pointee.all { Epoll.removeLocked(interest) }
+    pointee.life.end()
+    preload.pointee.epollSets.give(self)
+    anp_state_unlock()
+  }
+
+  var hasSleepers: Bool {
+    pointee.wordWaiters.load(ordering: .relaxed) > 0 || pointee.kernelWaiters.load(ordering: .relaxed) > 0
+  }
+
+  /// Wakes one waiter, or lets an outer wait see the set as ready.
+  func wakeLocked() {
+    pointee.wakeOwed = false
+    if pointee.wordWaiters.load(ordering: .relaxed) > 0 {
+      pointee.word.pointee.add(1, ordering: .sequentiallyConsistent)
+      anp_wake(cWord(pointee.word), 1)
+    }
+    if pointee.eventRegistered, pointee.isWatched || pointee.kernelWaiters.load(ordering: .relaxed) > 0 {
+      anp_eventfd_signal(anp_internal_number(pointee.eventDescriptor))
+    }
+  }
+
+  /// Makes sure that the wake eventfd is in the kernel's set. False when the process has no descriptor left for it.
+  func registerEventLocked(_ epfd: Int32) -> Bool {
+    if pointee.eventRegistered { return true }
+    if anp_internal_number(pointee.eventDescriptor) < 0 {
+      let made = anp_kernel_eventfd()
+      guard made >= 0, anp_internal_adopt(pointee.eventDescriptor, made) >= 0 else { return false }
+    }
+    let edgeTriggered = PollEvent.readable | EpollFlag.edge
+    let result = anp_kernel_epoll_control(
+      epfd, EpollOperation.add, anp_internal_number(pointee.eventDescriptor), edgeTriggered, mark)
+    pointee.eventRegistered = result == 0 || Int(result) == -Errno.exists
+    return pointee.eventRegistered
+  }
+
+  func linkReadyLocked(_ interest: InterestPointer) {
+    guard !interest.pointee.isReady else { return }
+    interest.pointee.isReady = true
+    interest.pointee.nextReady = nil
+    interest.pointee.previousReady = pointee.lastReady
+    if let last = pointee.lastReady { last.pointee.nextReady = interest } else { pointee.firstReady = interest }
+    pointee.lastReady = interest
+    pointee.readyCount += 1
+  }
+
+  func unlinkReadyLocked(_ interest: InterestPointer) {
+    guard interest.pointee.isReady else { return }
+    interest.pointee.isReady = false
+    if let previous = interest.pointee.previousReady {
+      previous.pointee.nextReady = interest.pointee.nextReady
+    } else {
+      pointee.firstReady = interest.pointee.nextReady
+    }
+    if let next = interest.pointee.nextReady {
+      next.pointee.previousReady = interest.pointee.previousReady
+    } else {
+      pointee.lastReady = interest.pointee.previousReady
+    }
+    pointee.readyCount -= 1
+  }
+}
+
+@inline(__always)
+func acquireSet(_ entry: UInt64) -> EpollSetPointer? {
+  let set = preload.pointee.epollSets.record(anp_fd_index_of(entry))
+  return set.pointee.life.acquire(anp_fd_generation_of(entry)) ? set : nil
+}
+
+enum Epoll {
+  /// The interest of `set` in `description` through `fd`.
+  static func findLocked(_ set: EpollSetPointer, _ description: DescriptionPointer, _ fd: Int32) -> InterestPointer? {
+    var next = description.pointee.interests
+    while let interest = next {
+      if interest.pointee.set == set, interest.pointee.fd == fd { return interest }
+      next = interest.pointee.nextOfDescription
+    }
+    return nil
+  }
+
+  static func addLocked(_ set: EpollSetPointer, _ description: DescriptionPointer) -> InterestPointer? {
+    guard let interest = preload.pointee.interests.take() else { return nil }
+    interest.pointee.set = set
+    interest.pointee.description = description
+    interest.pointee.isReady = false
+    interest.pointee.previousOfSet = nil
+    interest.pointee.nextOfSet = set.pointee.all
+    set.pointee.all?.pointee.previousOfSet = interest
+    set.pointee.all = interest
+    interest.pointee.previousOfDescription = nil
+    interest.pointee.nextOfDescription = description.pointee.interests
+    description.pointee.interests?.pointee.previousOfDescription = interest
+    description.pointee.interests = interest
+    description.pointee.hasInterests.store(true, ordering: .sequentiallyConsistent)
+    set.pointee.interestCount.add(1, ordering: .sequentiallyConsistent)
+    return interest
+  }
+
+  static func removeLocked(_ interest: InterestPointer) {
+    guard let set = interest.pointee.set, let description = interest.pointee.description else { return }
+    set.unlinkReadyLocked(interest)
+    if let previous = interest.pointee.previousOfSet {
+      previous.pointee.nextOfSet = interest.pointee.nextOfSet
+    } else {
+      set.pointee.all = interest.pointee.nextOfSet
+    }
+    interest.pointee.nextOfSet?.pointee.previousOfSet = interest.pointee.previousOfSet
+    if let previous = interest.pointee.previousOfDescription {
+      previous.pointee.nextOfDescription = interest.pointee.nextOfDescription
+    } else {
+      description.pointee.interests = interest.pointee.nextOfDescription
+    }
+    interest.pointee.nextOfDescription?.pointee.previousOfDescription = interest.pointee.previousOfDescription
+    if description.pointee.interests == nil {
+      description.pointee.hasInterests.store(false, ordering: .sequentiallyConsistent)
+    }
+    set.pointee.interestCount.subtract(1, ordering: .relaxed)
+    interest.pointee.set = nil
+    interest.pointee.description = nil
+    preload.pointee.interests.give(interest)
+  }
+
+  /// The stack says that `events` are new on `description`.
+  static func changedLocked(_ description: DescriptionPointer, _ events: UInt32) {
+    var next = description.pointee.interests
+    while let interest = next {
+      next = interest.pointee.nextOfDescription
+      guard let set = interest.pointee.set, interest.pointee.events & events & ~EpollFlag.privateBits != 0
+      else { continue }
+      set.linkReadyLocked(interest)
+      Wakes.owe(set)
+    }
+  }
+
+  /// The side of `description` turned to the kernel's: its interests move to the kernel's sets.
+  static func handToKernelLocked(_ description: DescriptionPointer) {
+    while let interest = description.pointee.interests, let set = interest.pointee.set {
+      let fd = descriptor(naming: description.tableEntry, hint: interest.pointee.fd)
+      let epfd = descriptor(naming: set.tableEntry, hint: interest.pointee.epollDescriptor)
+      if fd >= 0, epfd >= 0 {
+        _ = anp_kernel_epoll_control(epfd, EpollOperation.add, fd, interest.pointee.events, interest.pointee.data)
+        set.pointee.kernelInterests.add(1, ordering: .relaxed)
+        Wakes.owe(set)
+      }
+      removeLocked(interest)
+    }
+  }
+
+  /// A descriptor that has this entry: `hint` when it still does.
+  private static func descriptor(naming entry: UInt64, hint: Int32) -> Int32 {
+    if anp_fd_look_up(hint) == entry { return hint }
+    var found: UInt64 = 0
+    var fd = anp_fd_next(0, -1, &found)
+    while fd >= 0, found != entry { fd = anp_fd_next(fd + 1, -1, &found) }
+    return fd
+  }
+}

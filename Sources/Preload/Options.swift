@@ -1,0 +1,149 @@
+// Owns: which of Linux's socket options are the stack's, by level and number. Read first: socket(7), ip(7), ipv6(7), tcp(7).
+
+import Netstack
+
+/// Where an option is looked after.
+enum OptionRoute: Equatable {
+  /// The stack has it, as an integer; `isBoolean` options are 0 or 1 whatever was set.
+  case stack(SocketOption)
+  /// The placeholder remembers it: nothing that the stack does depends on it.
+  case placeholder
+  case receiveTimeout, sendTimeout
+  case linger, congestion, information, pendingError, onlyIPv6, hopLimit
+  /// SO_TYPE, SO_DOMAIN, SO_PROTOCOL
+  case type, domain, ipProtocol
+  case timestamp, timestampNanoseconds
+  /// Not supported: ENOPROTOOPT, as from a kernel without it.
+  case unsupported
+}
+
+enum Options {
+  static func route(level: Int32, name: Int32, kind: SocketKind) -> OptionRoute {
+    switch level {
+    case Level.socket: socket(name)
+    case Level.ip: ip(name)
+    case Level.ipv6: ipv6(name)
+    // The placeholder says what a datagram socket answers to TCP's options.
+    case Level.tcp: kind == .stream ? tcp(name) : .placeholder
+    default: .unsupported
+    }
+  }
+
+  private static func socket(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 2: .stack(.reuseAddress)
+    case 3: .type
+    case 4: .pendingError
+    case 6: .stack(.broadcast)
+    case 7, 32: .stack(.sendBuffer)
+    case 8, 33: .stack(.receiveBuffer)
+    case 9: .stack(.keepAlive)
+    case 13: .linger
+    case 15: .stack(.reusePort)
+    case 18: .stack(.receiveLowWater)
+    case 20, 66: .receiveTimeout
+    case 21, 67: .sendTimeout
+    case 29, 63: .timestamp
+    case 30: .stack(.acceptConnections)
+    case 35, 64: .timestampNanoseconds
+    case 38: .ipProtocol
+    case 39: .domain
+    // SO_DEBUG, SO_DONTROUTE, SO_OOBINLINE, SO_PRIORITY, SO_PASSCRED, SO_PEERCRED, SO_SNDLOWAT, SO_BINDTODEVICE, SO_PEERNAME,
+    // SO_MARK, SO_RXQ_OVFL, SO_BUSY_POLL, SO_MAX_PACING_RATE, SO_INCOMING_CPU, SO_INCOMING_NAPI_ID, SO_COOKIE,
+    // SO_PREFER_BUSY_POLL, SO_BUSY_POLL_BUDGET
+    case 1, 5, 10, 12, 16, 17, 19, 25, 28, 36, 40, 46, 47, 49, 56, 57, 69, 70: .placeholder
+    default: .unsupported
+    }
+  }
+
+  private static func ip(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 1: .stack(.typeOfService)
+    case 2: .stack(.timeToLive)
+    case 8: .stack(.packetInfo)
+    case 10: .stack(.mtuDiscover)
+    case 11: .stack(.receiveErrors)
+    case 12: .stack(.receiveTTL)
+    case 13: .stack(.receiveTOS)
+    case 14: .stack(.mtu)
+    case 15: .stack(.freeBind)
+    case 24: .stack(.bindAddressNoPort)
+    // IP_OPTIONS (sshd reads it), IP_MULTICAST_IF/TTL/LOOP, IP_MULTICAST_ALL
+    case 4, 32, 33, 34, 49: .placeholder
+    default: .unsupported
+    }
+  }
+
+  private static func ipv6(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 16: .hopLimit
+    case 23: .stack(.mtuDiscover)
+    case 24: .stack(.mtu)
+    case 25: .stack(.receiveErrors)
+    case 26: .onlyIPv6
+    case 67: .stack(.typeOfService)
+    // IPV6_MULTICAST_IF/HOPS/LOOP, IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_AUTOFLOWLABEL, IPV6_ADDR_PREFERENCES
+    case 17, 18, 19, 49, 51, 66, 70, 72: .placeholder
+    default: .unsupported
+    }
+  }
+
+  private static func tcp(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 1: .stack(.noDelay)
+    case 2: .stack(.maximumSegment)
+    case 3: .stack(.cork)
+    case 4: .stack(.keepIdle)
+    case 5: .stack(.keepInterval)
+    case 6: .stack(.keepCount)
+    case 7: .stack(.synCount)
+    case 8: .stack(.linger2)
+    case 9: .stack(.deferAccept)
+    case 10: .stack(.windowClamp)
+    case 11: .information
+    case 12: .stack(.quickAck)
+    case 13: .congestion
+    case 18: .stack(.userTimeout)
+    case 25: .stack(.notSentLowWater)
+    // TCP_THIN_LINEAR_TIMEOUTS, TCP_THIN_DUPACK, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT: hints that a peer may ignore, too
+    case 16, 17, 23, 30: .placeholder
+    default: .unsupported
+    }
+  }
+
+  static func isBoolean(_ option: SocketOption) -> Bool {
+    switch option {
+    case .reuseAddress, .reusePort, .keepAlive, .broadcast, .acceptConnections, .noDelay, .cork, .receiveErrors,
+      .packetInfo, .receiveTTL, .receiveTOS, .freeBind, .bindAddressNoPort:
+      true
+    case .linger, .receiveBuffer, .sendBuffer, .receiveLowWater, .maximumSegment, .keepIdle, .keepInterval, .keepCount,
+      .userTimeout, .quickAck, .deferAccept, .synCount, .linger2, .windowClamp, .congestion, .notSentLowWater,
+      .typeOfService, .timeToLive, .mtuDiscover, .mtu:
+      false
+    }
+  }
+
+  /// Set per request by busy servers: the stack's own check must do. All others are tried on the placeholder first, whose
+  /// answer to a bad value is Linux's own.
+  static func isHot(_ option: SocketOption) -> Bool {
+    option == .noDelay || option == .cork || option == .quickAck
+  }
+}
+
+/// What was set before the side was known, to be replayed to the stack.
+struct RecordedOptions {
+  private static var capacity: Int { 40 }
+  private var values = InlineArray<40, Int32>(repeating: 0)
+  private var isSet: UInt64 = 0
+
+  mutating func record(_ option: SocketOption, _ value: Int32) {
+    values[Int(option.rawValue)] = value
+    isSet |= 1 << UInt64(option.rawValue)
+  }
+
+  func value(_ option: SocketOption) -> Int32? {
+    isSet >> UInt64(option.rawValue) & 1 == 1 ? values[Int(option.rawValue)] : nil
+  }
+
+  var isEmpty: Bool { isSet == 0 }
+}

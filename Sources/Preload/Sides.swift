@@ -1,0 +1,128 @@
+// Owns: who carries a socket's traffic, decided at the first call that tells: connect, bind, listen, sendto.
+//
+//   ANP_TAKE matches                   stack
+//   else ANP_BYPASS matches            kernel
+//   else loopback, or "this host"      kernel
+//   else                               stack; if it cannot start: ENETDOWN, or the kernel where ANP_FALLBACK=kernel
+//
+// A wildcard bind goes to the stack, but with port 0 it tells nothing yet: many a client binds so and then connects to a
+// resolver on loopback. It is done on the placeholder and repeated, with the same port, once the side is known.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+import Wire
+
+enum Sides {
+  enum Destination: Equatable {
+    case stack, kernel
+    /// A negative errno.
+    case refused(Int)
+  }
+
+  /// For traffic to `address`.
+  static func destination(_ address: IPAddress) -> Destination {
+    // connect() to 0.0.0.0 or :: means this host.
+    if address.isUnspecified { return .kernel }
+    return place(address, otherwise: -Errno.networkUnreachable)
+  }
+
+  /// For a socket bound to `address`.
+  static func binding(_ address: IPAddress) -> Destination {
+    place(address, otherwise: -Errno.addressNotAvailable)
+  }
+
+  private static func place(_ address: IPAddress, otherwise failure: Int) -> Destination {
+    if HostRuntime.configuration.matchesTake(address) { return .stack }
+    if HostRuntime.configuration.matchesBypass(address) { return .kernel }
+    if address.isLoopback { return .kernel }
+    // The stack speaks IPv4 for now.
+    return address.isIPv4 || address.isUnspecified ? .stack : .refused(failure)
+  }
+
+  /// Turns an undecided socket to the stack. 0, `passToKernel` (already the kernel's, or the fallback), or a negative errno.
+  static func becomeStack(_ description: DescriptionPointer, _ fd: Int32) -> Int {
+    if !Bootstrap.start() {
+      guard HostRuntime.configuration.fallbackToKernel else { return -Errno.networkDown }
+      return becomeKernel(description)
+    }
+    guard let shard = HostRuntime.shard else { return -Errno.networkDown }
+    shard.pointee.lock()
+    let result = open(description, fd, shard)
+    if result == 0 { Wakes.everything(description) }
+    shard.pointee.unlock()
+    return result
+  }
+
+  private static func open(_ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>) -> Int
+  {
+    switch description.pointee.side {
+    case .stack: return 0
+    case .kernel: return passToKernel
+    case .undecided: break
+    }
+    let now = shard.pointee.now()
+    let result = kernelStyle { () throws(SocketError) -> Int in
+      description.pointee.handle = try shard.pointee.stack.open(
+        description.pointee.kind, cookie: description.pointee.cookie, now: now)
+      return 0
+    }
+    if result != 0 { return result }
+    for option in SocketOption.allCases {
+      guard let value = description.pointee.recorded.value(option) else { continue }
+      // The placeholder has accepted the value; where the stack knows better, its default stays.
+      _ = kernelStyle { () throws(SocketError) -> Int in
+        try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
+        return 0
+      }
+    }
+    if description.pointee.boundToEphemeral {
+      let bound = bindAsPlaceholder(description, fd, shard, now)
+      if bound != 0 {
+        shard.pointee.stack.setCookie(description.pointee.handle, 0)
+        shard.pointee.stack.close(description.pointee.handle, now: now)
+        return bound
+      }
+    }
+    description.pointee.shard = shard
+    anp_state_lock()
+    description.pointee.setSide(.stack)
+    anp_state_unlock()
+    return 0
+  }
+
+  /// The port that the placeholder got, because getsockname may have told it to the program; any other if that is taken.
+  private static func bindAsPlaceholder(
+    _ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
+  ) -> Int {
+    var name = InlineArray<28, UInt8>(repeating: 0)
+    var length: UInt32 = 28
+    let port = withUnsafeMutableBytes(of: &name) { bytes -> UInt16 in
+      guard let base = bytes.baseAddress, anp_kernel_getsockname(fd, base, &length) == 0 else { return 0 }
+      return UnsafeRawPointer(base).bigEndian16(at: 2)
+    }
+    let wanted = kernelStyle { () throws(SocketError) -> Int in
+      try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, port), now: now)
+      return 0
+    }
+    if wanted == 0 { return 0 }
+    return kernelStyle { () throws(SocketError) -> Int in
+      try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, 0), now: now)
+      return 0
+    }
+  }
+
+  /// Turns an undecided socket to the kernel for good. `passToKernel`.
+  static func becomeKernel(_ description: DescriptionPointer) -> Int {
+    anp_state_lock()
+    if description.pointee.side == .undecided {
+      description.pointee.setSide(.kernel)
+      Epoll.handToKernelLocked(description)
+    }
+    anp_state_unlock()
+    Wakes.everything(description)
+    Wakes.afterUnlock()
+    return passToKernel
+  }
+}

@@ -1,0 +1,31 @@
+// Owns: everything the shim keeps outside the stack, as one value at a fixed address, made at the first use.
+//
+// Order of locks: a shard's lock, then the state lock (anp_state_lock). Both only between anp_enter() and anp_leave(), neither
+// while sleeping.
+
+import CSupport
+
+struct PreloadState: ~Copyable {
+  var descriptions = Pool<Description>(maximum: 1 << 20)
+  var epollSets = Pool<EpollSet>(maximum: 1 << 16)
+  var interests = Pool<Interest>(maximum: 1 << 22)
+  var threads = Pool<ThreadRecord>(maximum: 1 << 16)
+  /// Poller slot → thread (see Pollers).
+  let pollerSlots: UnsafeMutablePointer<UnsafeMutablePointer<ThreadRecord>?>
+  /// One datagram, for gathering and scattering; used under the shard's lock.
+  let scratch: UnsafeMutableRawPointer
+
+  static var scratchSize: Int { 65536 }
+
+  init() {
+    pollerSlots = .allocate(capacity: 64)
+    pollerSlots.initialize(repeating: nil, count: 64)
+    scratch = .allocate(byteCount: Self.scratchSize, alignment: 64)
+  }
+}
+
+nonisolated(unsafe) let preload: UnsafeMutablePointer<PreloadState> = {
+  let made = UnsafeMutablePointer<PreloadState>.allocate(capacity: 1)
+  made.initialize(to: PreloadState())
+  return made
+}()

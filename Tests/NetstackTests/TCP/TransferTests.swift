@@ -1,0 +1,276 @@
+import Netstack
+import Testing
+import Wire
+
+@Suite("TCP data")
+struct DataTests {
+  @Test("RFC 9293 §3.10.7.4: data in order is read as sent; RFC 5681 §4.2: the second full segment is acknowledged at once")
+  func inOrder() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    c.inject(.ack, seq: 1, ack: 1, pattern(1460))
+    c.inject(.ack, seq: 1461, ack: 1, pattern(1460, from: 1460))
+    #expect(try c.receive(socket) == pattern(2920))
+    let acks = c.sent()
+    #expect(acks.last?.acknowledgment == 2921)
+  }
+
+  @Test("RFC 2018 §4: out-of-order data is kept and reported, the newest block first; the gap's closing acknowledges all")
+  func outOfOrder() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    c.inject(.ack, seq: 1001, ack: 1, pattern(1000, from: 1000))
+    var ack = c.sent()
+    #expect(ack.map(\.description) == [". 1:1(0) ack 1"])
+    #expect(ack[0].options.sack.count == 1)
+    c.inject(.ack, seq: 3001, ack: 1, pattern(1000, from: 3000))
+    ack = c.sent()
+    #expect(ack[0].options.sack.count == 2)
+    #expect(ack[0].options.sack[0].start == SequenceNumber(c.peerISS) + 3001)
+    #expect(ack[0].options.sack[1].start == SequenceNumber(c.peerISS) + 1001)
+    c.inject(.ack, seq: 1, ack: 1, pattern(1000))
+    ack = c.sent()
+    #expect(ack.map(\.description) == [". 1:1(0) ack 2001"])
+    #expect(ack[0].options.sack.count == 1)
+    c.inject(.ack, seq: 2001, ack: 1, pattern(1000, from: 2000))
+    #expect(c.sent().map(\.description) == [". 1:1(0) ack 4001"])
+    #expect(try c.receive(socket) == pattern(4000))
+  }
+
+  @Test("RFC 2883 §4: a duplicate segment is reported by D-SACK")
+  func duplicateSACK() throws {
+    let c = Conversation()
+    _ = try c.connected()
+    c.inject(.ack, seq: 1, ack: 1, pattern(500))
+    _ = c.sent()
+    c.inject(.ack, seq: 1, ack: 1, pattern(500))
+    let ack = c.sent()
+    #expect(ack.map(\.description) == [". 1:1(0) ack 501"])
+    #expect(ack[0].options.sack.count == 1)
+    #expect(ack[0].options.sack[0].end == SequenceNumber(c.peerISS) + 501)
+  }
+
+  @Test("RFC 9293 §3.10.7.4: overlapping segments are trimmed on both sides")
+  func overlaps() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    c.inject(.ack, seq: 1, ack: 1, pattern(300))
+    c.inject(.ack, seq: 501, ack: 1, pattern(300, from: 500))
+    c.inject(.ack, seq: 101, ack: 1, pattern(600, from: 100))
+    #expect(try c.receive(socket) == pattern(800))
+  }
+
+  @Test("RFC 9293 §3.8.6.1: a closed window is probed, and the transfer goes on when it opens")
+  func zeroWindow() throws {
+    let c = Conversation()
+    let socket = try c.connected(scale: nil, window: 1000)
+    #expect(try c.send(socket, pattern(1500)) == 1500)
+    #expect(c.sent().map(\.description) == [". 1:1001(1000) ack 1"])
+    c.inject(.ack, seq: 1, ack: 1001, window: 0)
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(250))
+    #expect(c.sent().map(\.description) == [". 1000:1000(0) ack 1"], "the probe's sequence number is old")
+    c.inject(.ack, seq: 1, ack: 1001, window: 5000)
+    #expect(c.sent().map(\.description) == ["P. 1001:1501(500) ack 1"])
+    c.inject(.ack, seq: 1, ack: 1501)
+    #expect(c.stack.unsentBytes(socket) == 0)
+  }
+
+  @Test("RFC 9293 §3.7.4: Nagle holds a small segment while another is unacknowledged; TCP_NODELAY lets it go")
+  func nagle() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    #expect(try c.send(socket, [1]) == 1)
+    #expect(c.sent().map(\.description) == ["P. 1:2(1) ack 1"])
+    #expect(try c.send(socket, [2]) == 1)
+    #expect(try c.send(socket, [3]) == 1)
+    #expect(c.sent().isEmpty)
+    c.inject(.ack, seq: 1, ack: 2)
+    #expect(c.sent().map(\.description) == ["P. 2:4(2) ack 1"])
+    try c.stack.setOption(socket, .noDelay, 1, now: c.now)
+    #expect(try c.send(socket, [4]) == 1)
+    #expect(c.sent().map(\.description) == ["P. 4:5(1) ack 1"])
+  }
+
+  @Test("tcp(7): TCP_CORK holds a partial segment for at most 200 ms")
+  func cork() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    try c.stack.setOption(socket, .cork, 1, now: c.now)
+    #expect(try c.send(socket, pattern(100)) == 100)
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(150))
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(60))
+    #expect(c.sent().map(\.description) == ["P. 1:101(100) ack 1"])
+  }
+
+  @Test("RFC 7323 §5.3: PAWS drops a segment with an old timestamp and answers with an ACK")
+  func paws() throws {
+    let c = Conversation()
+    c.timestamps = true
+    let socket = try c.connected()
+    c.inject(.ack, seq: 1, ack: 1, pattern(100))
+    _ = c.sent()
+    c.timestampValue -= 500
+    c.inject(.ack, seq: 101, ack: 1, pattern(100))
+    #expect(c.sent().map(\.description) == [". 1:1(0) ack 101"])
+    #expect(try c.receive(socket).count == 100)
+  }
+
+  @Test("RFC 5681 §3.1, RFC 6928: the initial window is ten segments, slow start doubles it")
+  func slowStart() throws {
+    let c = Conversation()
+    let socket = try c.connected(mss: 1000, window: 60000)
+    #expect(try c.send(socket, pattern(60000)) > 40000)
+    let first = c.sent()
+    #expect(first.count == 10)
+    c.inject(.ack, seq: 1, ack: 10001, window: 60000)
+    #expect(c.sent().count == 20)
+  }
+}
+
+@Suite("TCP send buffer")
+struct SendBufferTests {
+  @Test("A writer that met a full buffer hears of room also when the device lets go of it after the last acknowledgment")
+  func roomAfterLastPin() throws {
+    let c = Conversation()
+    let socket = try c.connected(window: 65535)
+    try c.stack.setOption(socket, .sendBuffer, 10000, now: c.now)
+    while c.stack.nextChanged() != nil {}
+    // A frame is with the device and points into the buffer while everything is acknowledged already.
+    #expect(try c.send(socket, pattern(20000)) == 20000)
+    var frames: [PacketBuffer] = []
+    while let packet = c.stack.nextTransmit() { frames.append(packet) }
+    c.inject(.ack, seq: 1, ack: 14601)
+    while let packet = c.stack.nextTransmit() { frames.append(packet) }
+    c.inject(.ack, seq: 1, ack: 20001)
+    #expect(c.stack.unsentBytes(socket) == 0)
+    while c.stack.nextChanged() != nil {}
+    var accepted = 0
+    while true {
+      do { accepted += try c.send(socket, pattern(20000)) } catch { break }
+      while let packet = c.stack.nextTransmit() { frames.append(packet) }
+      c.inject(.ack, seq: 1, ack: 20001 + accepted)
+    }
+    while c.stack.nextChanged() != nil {}
+    for frame in frames { c.stack.transmitted(frame) }
+    var events = Readiness(rawValue: 0)
+    while let change = c.stack.nextChanged() { events.formUnion(change.events) }
+    #expect(events.contains(.writable))
+  }
+}
+
+@Suite("TCP loss")
+struct LossTests {
+  /// Sends ten segments of 1000 bytes.
+  private func tenSegments(_ c: Conversation, sack: Bool) throws -> SocketHandle {
+    let socket = try c.connected(mss: 1000, sack: sack, rtt: .milliseconds(50))
+    // The window is scaled from here on; what follows changes it no more.
+    c.inject(.ack, seq: 1, ack: 1)
+    #expect(try c.send(socket, pattern(10000)) == 10000)
+    #expect(c.sent().count == 10)
+    c.pass(.milliseconds(50))
+    return socket
+  }
+
+  private func blocks(_ c: Conversation, _ ranges: (Int, Int)...) -> TCPOptions {
+    var options = TCPOptions()
+    for (start, end) in ranges {
+      options.sack.append(SACKBlock(start: SequenceNumber(c.stackISS) + start, end: SequenceNumber(c.stackISS) + end))
+    }
+    return options
+  }
+
+  @Test("RFC 8985 §6.2: three segments SACKed beyond a hole: the hole is sent again at once")
+  func fastRetransmit() throws {
+    let c = Conversation()
+    _ = try tenSegments(c, sack: true)
+    c.inject(.ack, seq: 1, ack: 1, options: blocks(c, (1001, 2001)))
+    #expect(c.sent().isEmpty)
+    c.inject(.ack, seq: 1, ack: 1, options: blocks(c, (1001, 4001)))
+    #expect(c.sent().first?.description == ". 1:1001(1000) ack 1")
+    c.inject(.ack, seq: 1, ack: 10001)
+    #expect(c.stack.statistics[.tcpSackRecovery] == 1)
+    #expect(c.stack.statistics[.tcpTimeouts] == 0)
+  }
+
+  @Test("RFC 6582 §3.2: without SACK the third duplicate acknowledgment retransmits, a partial one the next hole")
+  func newReno() throws {
+    let c = Conversation()
+    _ = try tenSegments(c, sack: false)
+    for _ in 0..<2 { c.inject(.ack, seq: 1, ack: 1) }
+    #expect(c.sent().isEmpty)
+    c.inject(.ack, seq: 1, ack: 1)
+    #expect(c.sent().map(\.description) == [". 1:1001(1000) ack 1"])
+    c.inject(.ack, seq: 1, ack: 3001)
+    #expect(c.sent().first?.description == ". 3001:4001(1000) ack 1")
+    c.inject(.ack, seq: 1, ack: 10001)
+    #expect(c.stack.statistics[.tcpRenoRecovery] == 1)
+  }
+
+  @Test("RFC 6298 §5.4–5.5: without any answer the first segment is repeated, the time-out doubles")
+  func timeout() throws {
+    let c = Conversation { $0.settings.tcpEarlyRetrans = 0 }
+    let socket = try c.connected(mss: 1000)
+    #expect(try c.send(socket, pattern(3000)) == 3000)
+    #expect(c.sent().count == 3)
+    c.pass(.milliseconds(250))
+    #expect(c.sent().map(\.description) == [". 1:1001(1000) ack 1"])
+    c.pass(.milliseconds(350))
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(100))
+    #expect(c.sent().map(\.description) == [". 1:1001(1000) ack 1"])
+    c.inject(.ack, seq: 1, ack: 1001)
+    #expect(c.sent().map(\.description) == [". 1001:2001(1000) ack 1", "P. 2001:3001(1000) ack 1"])
+  }
+
+  @Test("RFC 8985 §7.3: the lost tail is probed after two round trips, long before the retransmission time-out")
+  func tailLossProbe() throws {
+    let c = Conversation()
+    _ = try tenSegments(c, sack: true)
+    c.inject(.ack, seq: 1, ack: 8001)
+    c.pass(.milliseconds(80))
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(50))
+    #expect(c.sent().map(\.description) == ["P. 9001:10001(1000) ack 1"])
+    #expect(c.stack.statistics[.tcpLossProbes] == 1)
+  }
+
+  @Test("tcp(7) TCP_USER_TIMEOUT: unacknowledged data ends the connection with ETIMEDOUT")
+  func userTimeout() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    try c.stack.setOption(socket, .userTimeout, 3000, now: c.now)
+    #expect(try c.send(socket, [1, 2, 3]) == 3)
+    c.pass(.seconds(10))
+    #expect(c.stack.takeError(socket) == .timedOut)
+  }
+
+  @Test("RFC 1122 §4.2.3.6: keep-alive probes an idle connection and gives up unanswered")
+  func keepAlive() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    try c.stack.setOption(socket, .keepIdle, 10, now: c.now)
+    try c.stack.setOption(socket, .keepInterval, 2, now: c.now)
+    try c.stack.setOption(socket, .keepCount, 2, now: c.now)
+    try c.stack.setOption(socket, .keepAlive, 1, now: c.now)
+    c.pass(.milliseconds(10_100))
+    #expect(c.sent().map(\.description) == [". 0:0(0) ack 1"])
+    c.inject(.ack, seq: 1, ack: 1)
+    c.pass(.milliseconds(9000))
+    #expect(c.sent().isEmpty)
+    c.pass(.seconds(20))
+    #expect(c.stack.takeError(socket) == .timedOut)
+    #expect(c.sent().last?.flags.contains(.rst) == true)
+  }
+
+  @Test("RFC 9293 §3.4.3: sequence numbers wrap within a transfer")
+  func wrap() throws {
+    let c = Conversation()
+    c.peerISS = 0xffff_ff00
+    let socket = try c.connected()
+    for i in 0..<10 { c.inject(.ack, seq: 1 + i * 100, ack: 1, pattern(100, from: i * 100)) }
+    #expect(try c.receive(socket) == pattern(1000))
+  }
+}

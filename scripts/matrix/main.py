@@ -1,0 +1,191 @@
+# Owns: the command line, the loop over the rows, the table. Read docs/TESTING.md first, then row.py, trial.py, network.py.
+
+import argparse
+import difflib
+import fnmatch
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+
+import network
+from row import ROWS, Fixtures
+from trial import NATIVE, SHIM, Failure, Trial
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
+
+
+def arguments():
+    parser = argparse.ArgumentParser(
+        prog="run-tests.sh",
+        description="Runs programs on the kernel's TCP/IP and under the stack, and compares what they do.",
+    )
+    parser.add_argument("rows", nargs="*", metavar="row", help="names or patterns, as in 'curl.*' (default: all)")
+    parser.add_argument("--list", action="store_true", help="name the rows and end")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, smaller transfers: under 3 minutes")
+    parser.add_argument(
+        "--library",
+        default=os.path.join(ROOT, "build", "libanp.so"),
+        metavar="PATH",
+        help="the library to test; several separated by ':' are preloaded in that order (default: build/libanp.so)",
+    )
+    parser.add_argument("--native", action="store_true", help="both sides on the kernel: tests the rows themselves")
+    parser.add_argument("--results", default=os.path.join(ROOT, "results", "matrix"), metavar="DIR", help="logs go here")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of rows that passed, too")
+    parser.add_argument("--debug", metavar="AREAS", help="ANP_DEBUG for the program; the log goes to the row's directory")
+    parser.add_argument("--verbose", action="store_true", help="show differences and reasons in full")
+    return parser.parse_args()
+
+
+def chosen(options):
+    rows = [row for row in ROWS if row.quick or not options.quick or options.rows]
+    if not options.rows:
+        return rows
+    for pattern in options.rows:
+        if not any(fnmatch.fnmatch(row.name, pattern) or row.name.split(".")[0] == pattern for row in rows):
+            sys.exit(f"run-tests.sh: no row is named '{pattern}'; --list names them")
+    match = lambda row, pattern: fnmatch.fnmatch(row.name, pattern) or row.name.split(".")[0] == pattern
+    return [row for row in rows if any(match(row, pattern) for pattern in options.rows)]
+
+
+class Outcome:
+    def __init__(self):
+        self.failure, self.observations, self.carried, self.seconds, self.notes = None, [], 0, 0.0, []
+
+
+def run(side, row, directory, fixtures, libraries, options):
+    outcome = Outcome()
+    trial = Trial(side, row, directory, fixtures, libraries, options)
+    try:
+        row.function(trial)
+        trial.prove()
+    except Failure as failure:
+        outcome.failure = " ".join(str(failure).split())
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        # What a program printed was not what the row knows how to read.
+        outcome.failure = f"{type(error).__name__}: {error}"
+    finally:
+        outcome.observations, outcome.seconds = trial.observations, time.monotonic() - trial.started
+        trial.close()
+    outcome.carried = trial.carried
+    return outcome
+
+
+def lines(observations):
+    return [f"{label}: {line}" for label, text in observations for line in text.splitlines() or [""]]
+
+
+def apply_accepted(row, native, shim):
+    """Replaces differences that are known and reasoned by what the native side shows; names what was used.
+
+    See Tests/programs/accepted-differences.tsv: row, native pattern, shim pattern, reason.
+    """
+    used = []
+    accepted = getattr(row, "accepted", [])
+    matcher = difflib.SequenceMatcher(None, native, shim, autojunk=False)
+    result = []
+    for kind, n1, n2, s1, s2 in matcher.get_opcodes():
+        if kind != "replace" or n2 - n1 != s2 - s1:
+            result += shim[s1:s2]
+            continue
+        for ours, theirs in zip(native[n1:n2], shim[s1:s2]):
+            entry = next((e for e in accepted if re.search(e[0], ours) and re.search(e[1], theirs)), None)
+            if entry is not None:
+                used.append(entry)
+            result.append(theirs if entry is None else ours)
+    return result, used
+
+
+def judge(row, options, fixtures, libraries):
+    """Runs a row on both sides: (native, shim, why it failed or None)."""
+    base = os.path.join(options.results, row.name)
+    missing = row.missing()
+    if missing:
+        outcome = Outcome()
+        outcome.failure = f"not installed: {', '.join(missing)}"
+        return outcome, Outcome(), outcome.failure
+    native = run(NATIVE, row, os.path.join(base, "native"), fixtures, libraries, options)
+    if native.failure is not None:
+        return native, Outcome(), f"native: {native.failure}"
+    other = NATIVE if options.native else SHIM
+    shim = run(other, row, os.path.join(base, "again" if options.native else "shim"), fixtures, libraries, options)
+    expected, got = lines(native.observations), lines(shim.observations)
+    got, used = apply_accepted(row, expected, got) if not options.native else (got, [])
+    shim.notes = [f"accepted: {entry[2]}" for entry in dict.fromkeys(used)]
+    difference = list(difflib.unified_diff(expected, got, "native", "shim", lineterm="", n=2))
+    if difference:
+        with open(os.path.join(base, "difference.txt"), "w") as file:
+            file.write("\n".join(difference) + "\n")
+    if shim.failure is not None:
+        return native, shim, shim.failure
+    if difference:
+        changed = [line for line in difference[2:] if line[0] in "+-"]
+        if options.verbose:
+            return native, shim, "\n    ".join(["differs:"] + difference)
+        return native, shim, f"differs in {len(changed)} lines, first {changed[0]}"
+    return native, shim, None
+
+
+def size(count):
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 10_000 or unit == "GB":
+            return f"{count:.0f} {unit}"
+        count /= 1000
+
+
+def main():
+    options = arguments()
+    import rows  # noqa: F401  (fills ROWS)
+
+    if options.list:
+        for row in ROWS:
+            print(f"{row.name:<28} {'quick' if row.quick else '     '}  {row.summary}")
+        return 0
+    selected = chosen(options)
+    libraries = [os.path.realpath(path) for path in options.library.split(":")]
+    if not options.native:
+        for path in libraries:
+            if not os.path.exists(path):
+                sys.exit(f"run-tests.sh: {path} is not there: run make first, or name a library with --library")
+        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+            sys.exit("run-tests.sh: /dev/net/tun cannot be opened: run as root, or chmod 0666 /dev/net/tun")
+    os.makedirs(options.results, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix="scratch-", dir=options.results)
+    try:
+        return network.isolated(scratch, lambda: judge_all(selected, options, libraries, scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def judge_all(selected, options, libraries, scratch):
+    fixtures = Fixtures(scratch)
+    width = max(len(row.name) for row in selected)
+    print(f"{'row':<{width}}  {'native':<7} {'shim':<7} {'carried':>9} {'seconds':>13}")
+    passed, failures, started = 0, [], time.monotonic()
+    for row in selected:
+        native, shim, reason = judge(row, options, fixtures, libraries)
+        word = lambda outcome, blamed: "FAIL" if blamed else ("ok" if outcome.seconds else "-")
+        of_native = native.failure is not None
+        print(
+            f"{row.name:<{width}}  {word(native, of_native):<7} {word(shim, reason and not of_native):<7} "
+            f"{size(shim.carried):>9} {native.seconds:>6.1f}{shim.seconds:>7.1f}" + (f"  {reason}" if reason else ""),
+            flush=True,
+        )
+        for note in shim.notes if options.verbose else []:
+            print(f"    {note}")
+        if reason is None:
+            passed += 1
+            if not options.keep:
+                shutil.rmtree(os.path.join(options.results, row.name), ignore_errors=True)
+        else:
+            failures.append(row)
+    if failures:
+        print(f"\nlogs of failed rows: {options.results}/{{{','.join(row.name for row in failures)}}}")
+    print(f"\n{time.monotonic() - started:.0f} s")
+    print(f"{passed} passed, {len(failures)} failed")
+    return 1 if failures else 0
+
+
+sys.exit(main())

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Owns: which checks make up `make test` and its relatives, and the sum at the end: "N passed, N failed" is the last line.
+# usage: test.sh quick|all|sanitizers|simulate [SEEDS]
+set -uo pipefail
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+cd "$here" || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0
+failed=0
+
+title() { printf '\n=== %s\n' "$*"; }
+sum() { # sum PASSED FAILED
+  passed=$((passed + $1))
+  failed=$((failed + $2))
+}
+
+# unit NAME ARGUMENTS...: `swift test`, counted from its report; a build that fails is one failure.
+unit() {
+  title "$1"
+  shift
+  local report=$work/report
+  rm -f "$report"*
+  swift test --xunit-output "$report.xml" "$@"
+  local status=$? tests failures
+  # A test may hold several <failure>s.
+  read -r tests failures < <(cat "$report"*.xml 2>/dev/null | tr '\n' ' ' | sed 's/<testcase/\n&/g' |
+    awk '/^<testcase/ { tests++; if (/<failure|<error/) failures++ } END { print tests + 0, failures + 0 }')
+  # A crash leaves no report, or one without failures.
+  ((status == 0 || failures > 0)) || failures=1
+  ((tests >= failures)) || tests=$failures
+  sum $((tests - failures)) "$failures"
+}
+
+# counted NAME COMMAND...: a script whose last line is "N passed, N failed".
+counted() {
+  title "$1"
+  shift
+  "$@" 2>&1 | tee "$work/output"
+  local status=${PIPESTATUS[0]} ok bad
+  read -r ok bad < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' "$work/output" | tail -n 1)
+  if [[ -z ${bad-} ]]; then ok=0 bad=1; fi
+  ((status == 0 || bad > 0)) || bad=1
+  sum "$ok" "$bad"
+}
+
+# one NAME COMMAND...: counts as one check.
+one() {
+  title "$1"
+  shift
+  if "$@"; then sum 1 0; else sum 0 1; fi
+}
+
+case ${1-} in
+  quick | all)
+    one "make check" make -s check
+    unit "unit and simulator tests"
+    counted "launcher" scripts/test-launcher.sh
+    counted "start-up" scripts/start-up.sh
+    if [[ $1 == quick ]]; then counted "programs (quick)" scripts/run-tests.sh --quick; else counted "programs" scripts/run-tests.sh; fi
+    ;;
+  sanitizers)
+    unit "unit and simulator tests under ThreadSanitizer" --sanitize=thread --scratch-path .build-thread
+    unit "unit and simulator tests under AddressSanitizer" --sanitize=address --scratch-path .build-address
+    title "an AddressSanitizer build of the library"
+    runtime=$(echo "$(dirname "$(dirname "$(realpath "$(command -v swift)")")")"/lib/clang/*/lib/linux/libclang_rt.asan-"$(uname -m)".so)
+    if swift build -c release --traits Embedded --sanitize=address --product anp --scratch-path .build-embedded-address; then
+      # Leaks are those of the programs, which leave their memory to the kernel when they end.
+      ASAN_OPTIONS=detect_leaks=0 counted "programs under AddressSanitizer" scripts/run-tests.sh --quick \
+        --library "$runtime:$here/.build-embedded-address/release/libanp.so" 'curl.*' 'python.*' 'redis.*'
+    else
+      sum 0 1
+    fi
+    ;;
+  simulate)
+    ANP_SEEDS=${2:-1000} unit "simulator, ${2:-1000} seeds" -c release -Xswiftc -enable-testing --filter SimulationTests
+    ;;
+  *)
+    echo "usage: test.sh quick|all|sanitizers|simulate [SEEDS]" >&2
+    exit 2
+    ;;
+esac
+
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+((failed == 0))
