@@ -75,7 +75,7 @@ uninstall:
 
 ## clean: removes everything that was built
 clean:
-	rm -rf build results .build .build-embedded .build-thread .build-address
+	rm -rf build results .build .build-*
 
 ## help: this list
 help:

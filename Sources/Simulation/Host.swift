@@ -127,6 +127,7 @@ package final class Host {
         again = true
       }
     }
+    while let event = stack.nextTraceEvent() { world.observer?.noted(event, by: self) }
     world.rearm(self)
   }
 

@@ -76,9 +76,9 @@ package final class Monitor: Observer {
   package var pattern: (_ from: Host, _ localPort: UInt16, _ remotePort: UInt16) -> Pattern? = { _, _, _ in nil }
   package private(set) var segments = 0
 
-  package init(linkHeader: Int) {
+  package init(linkHeader: Int, traceCapacity: Int) {
     self.linkHeader = linkHeader
-    trace = Trace(linkHeader: linkHeader)
+    trace = Trace(linkHeader: linkHeader, capacity: traceCapacity)
   }
 
   private func direction(_ segment: WireSegment) -> Direction {
@@ -205,6 +205,8 @@ package final class Monitor: Observer {
     }
     return nil
   }
+
+  package func noted(_ event: TraceEvent, by host: Host) { trace.note(event, host) }
 
   // MARK: What reaches a host
 

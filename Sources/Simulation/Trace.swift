@@ -12,6 +12,8 @@ package final class Trace {
     var corrupted: Bool
     var head: [UInt8]
     var length: Int
+    /// Something inside the stack, rather than a frame.
+    var event: TraceEvent?
   }
 
   private let linkHeader: Int
@@ -22,7 +24,7 @@ package final class Trace {
   private var initial: [UInt64: UInt32] = [:]
   private var start: Instant?
 
-  package init(linkHeader: Int, capacity: Int = 2000) {
+  package init(linkHeader: Int, capacity: Int) {
     self.linkHeader = linkHeader
     self.capacity = capacity
   }
@@ -35,6 +37,17 @@ package final class Trace {
     let record = Record(
       time: host.now, host: host.name, sent: sent, corrupted: frame.isCorrupted,
       head: Array(frame.bytes.prefix(linkHeader + 120)), length: frame.bytes.count)
+    append(record)
+  }
+
+  /// Segments are seen as frames already; what else the stack tells is noted in between.
+  func note(_ event: TraceEvent, _ host: Host) {
+    if event.kind == .segmentIn || event.kind == .segmentOut { return }
+    append(
+      Record(time: event.time, host: host.name, sent: false, corrupted: false, head: [], length: 0, event: event))
+  }
+
+  private func append(_ record: Record) {
     if records.count < capacity {
       records.append(record)
     } else {
@@ -62,6 +75,9 @@ package final class Trace {
     let micros = (record.time - (start ?? .zero)).microseconds
     let fraction = String(micros % 1_000_000)
     let time = "\(micros / 1_000_000)." + String(repeating: "0", count: 6 - fraction.count) + fraction
+    if let event = record.event {
+      return "\(time) \(record.host)   \(event.tuple.local.port): \(event.kind) \(event.a) \(event.b)"
+    }
     let mark = record.corrupted ? " (corrupted)" : ""
     return "\(time) \(record.host) \(record.sent ? "sends   " : "receives") \(describe(record))\(mark)"
   }

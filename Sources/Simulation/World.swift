@@ -7,6 +7,7 @@ import Netstack
 package protocol Observer: AnyObject {
   func sent(_ frame: Frame, by host: Host)
   func received(_ frame: Frame, by host: Host)
+  func noted(_ event: TraceEvent, by host: Host)
 }
 
 package final class World {

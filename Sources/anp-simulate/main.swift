@@ -1,7 +1,8 @@
 // Runs the simulator for as long as one likes:
 //
-//   anp-simulate [--seeds N] [--first-seed S] [--trace]    random transfers, one per seed (also SEEDS, FIRST_SEED)
-//   anp-simulate --seed S [--lines N]                      one run, with its last frames
+//   anp-simulate [--seeds N] [--first-seed S] [--failures F]    random transfers, one per seed (also SEEDS, FIRST_SEED)
+//   anp-simulate --seed S [--lines N] [--events LEVEL]     one run, with its last frames; the stacks' own events between
+//                                                          them (levels as in ANP_DEBUG: 1 errors … 5 everything)
 //   anp-simulate --table                                   throughput for loss × round-trip time
 //
 // Exit code 1 if any run failed; the seed is printed with the failure.
@@ -23,6 +24,7 @@ struct Arguments {
   var lines = 80
   var table = false
   var keepGoing = 20
+  var events = TraceLevel.off
 }
 
 func fail(_ message: String) -> Never {
@@ -47,6 +49,8 @@ func parse() -> Arguments {
     case "--seed": arguments.single = UInt64(number(rest.popFirst(), argument))
     case "--lines": arguments.lines = number(rest.popFirst(), argument)
     case "--failures": arguments.keepGoing = number(rest.popFirst(), argument)
+    case "--events":
+      arguments.events = TraceLevel(rawValue: UInt8(clamping: number(rest.popFirst(), argument))) ?? .trace
     case "--table": arguments.table = true
     default: fail("unknown argument \(argument)")
     }
@@ -68,7 +72,7 @@ if arguments.table {
 if let seed = arguments.single {
   let plan = Plan.random(seed)
   say(plan.description)
-  let outcome = Transfer.run(plan, traceLines: arguments.lines)
+  let outcome = Transfer.run(plan, traceLines: arguments.lines, events: arguments.events)
   report(outcome, seed)
   say("\(outcome.segments) segments, \(outcome.duration.milliseconds) ms")
   exit(outcome.failure == nil ? 0 : 1)

@@ -30,7 +30,7 @@ package struct TimerWheel: ~Copyable {
     var next: UInt32
     var previous: UInt32
     var owner: UInt32
-    /// level << 6 | slot, or `notArmed`.
+    /// level << 6 | slot, `notArmed` or `notAllocated`.
     var place: UInt16
     var kind: UInt8
   }
@@ -40,6 +40,7 @@ package struct TimerWheel: ~Copyable {
   private static var levelCount: Int { 8 }
   private static var none: UInt32 { .max }
   private static var notArmed: UInt16 { .max }
+  private static var notAllocated: UInt16 { .max - 1 }
   private static var nanosecondsPerTick: Int64 { 1_000_000 }
 
   private var nodes: UnsafeMutablePointer<Node>
@@ -87,7 +88,11 @@ package struct TimerWheel: ~Copyable {
   /// Stops the timer and gives its name back.
   package mutating func release(_ id: TimerID) {
     guard id != .none else { return }
+    // Twice would give one timer to two owners.
+    assert(nodes[Int(id.index)].place != Self.notAllocated, "a timer was released twice")
+    guard nodes[Int(id.index)].place != Self.notAllocated else { return }
     cancel(id)
+    nodes[Int(id.index)].place = Self.notAllocated
     nodes[Int(id.index)].next = firstFree
     firstFree = id.index
   }
@@ -102,7 +107,7 @@ package struct TimerWheel: ~Copyable {
     while index >= capacity {
       (new + index).initialize(
         to: Node(
-          deadline: .zero, next: firstFree, previous: Self.none, owner: 0, place: Self.notArmed, kind: 0))
+          deadline: .zero, next: firstFree, previous: Self.none, owner: 0, place: Self.notAllocated, kind: 0))
       firstFree = UInt32(truncatingIfNeeded: index)
       index -= 1
     }
@@ -131,7 +136,7 @@ package struct TimerWheel: ~Copyable {
   }
 
   @inline(__always)
-  package func isArmed(_ id: TimerID) -> Bool { id != .none && nodes[Int(id.index)].place != Self.notArmed }
+  package func isArmed(_ id: TimerID) -> Bool { id != .none && nodes[Int(id.index)].place < Self.notAllocated }
 
   /// What the timer was scheduled for, to the nanosecond; nil while it does not run.
   package func deadline(_ id: TimerID) -> Instant? { isArmed(id) ? nodes[Int(id.index)].deadline : nil }

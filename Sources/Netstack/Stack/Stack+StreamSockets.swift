@@ -59,8 +59,8 @@ extension Stack {
         tcb.pointee.armFinWait2(env)
       }
     }
+    // Frees the record if the connection is over.
     settle(tcb, before: before)
-    releaseIfOver(tcb)
     flush()
   }
 

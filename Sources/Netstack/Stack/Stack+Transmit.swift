@@ -25,6 +25,10 @@ extension Stack {
     guard owner != 0 else { return }
     let tcb = tcbs.pointer(at: owner - 1)
     tcb.pointee.sendBuffer.unpin()
+    guard !tcb.pointee.sendBuffer.isPinned else { return }
+    // Acknowledged bytes that were still pinned are room only now: no acknowledgment will come that tells the program.
+    tcb.pointee.spaceFreed(environment)
+    noteChanged(tcb)
     if tcb.pointee.isZombie { releaseIfOver(tcb) }
   }
 

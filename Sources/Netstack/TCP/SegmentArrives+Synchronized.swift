@@ -152,9 +152,9 @@ extension TransmissionControlBlock {
     lastAckAt = env.pointee.now
 
     if state == .synReceived {
-      // RFC 9293: SND.WND from this segment, scaled from now on.
+      // RFC 9293: SND.WND from this segment, scaled from now on; a SYN's window never is (RFC 7323 §2.2).
       advance(to: ack, segment, &context, env)
-      snd.wnd = Int(segment.header.window) << Int(snd.shift)
+      snd.wnd = Int(segment.header.window) << (segment.flags.contains(.syn) ? 0 : Int(snd.shift))
       snd.wl1 = segment.sequence
       snd.wl2 = ack
       establish(env)
