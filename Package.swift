@@ -44,7 +44,8 @@ let package = Package(
           [
             "-use-ld=lld",
             "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
-            "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic", "-Xlinker", "--gc-sections",
+            "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic",
+            "-Xlinker", "--gc-sections",
           ], onlyEmbedded)
       ]),
     .target(name: "Wire", swiftSettings: core),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Owns: the tests of build/anp and scripts/tap.sh, with the kernel's own programs at both ends: devices, namespaces, rights,
-# exit codes and signals. What the stack does with the device is scripts/run-tests.sh's business.
+# Owns: the tests of build/anp and scripts/tap.sh: devices, namespaces, rights, NAT, exit codes and signals. What programs do
+# on the stack is scripts/run-tests.sh's business.
 # usage: test-launcher.sh [NAME ...]   (root; everything happens in a network and mount namespace of its own)
 # Prints "N passed, N failed" last.
 set -uo pipefail
@@ -403,6 +403,39 @@ test_tap_nat_is_undone_exactly() {
   done
   ip link delete out0
 }
+# --- with the stack itself ---
+
+test_run_carries_a_program_and_its_children_at_once() {
+  ends 0 "${unprivileged[@]}" "$anp" run --processes 3 --server "cd $work/www && exec python3 -m http.server --bind 198.18.0.5 8000" -- \
+    sh -c 'for i in 1 2 3; do python3 -c "
+import socket, time
+s = socket.create_connection((\"198.18.0.5\", 8000), 10)
+time.sleep(2)
+s.sendall(b\"GET /hello HTTP/1.0\\r\\n\\r\\n\")
+print(s.getsockname()[0], s.makefile().read()[-6:])" & done; wait'
+  contains "$output" "198.18.0.4 hello"
+  contains "$output" "198.18.1.4 hello"
+  contains "$output" "198.18.2.4 hello"
+}
+test_nat_takes_the_stack_out() {
+  unshare --net sleep 30 &
+  local beyond=$!
+  soon [ "$(readlink /proc/self/ns/net)" != "$(readlink /proc/$beyond/ns/net)" ]
+  ip link add out0 type veth peer name in0 netns $beyond
+  ip address add 198.19.0.1/24 dev out0
+  ip link set out0 up
+  nsenter --target $beyond --net ip address add 198.19.0.2/24 dev in0
+  nsenter --target $beyond --net ip link set in0 up
+  nsenter --target $beyond --net python3 -m http.server --bind 198.19.0.2 --directory "$work/www" 8000 >/dev/null 2>&1 &
+  local server=$!
+  "$tap" up --nat out0
+  ends 0 env LD_PRELOAD="$work/usr/lib/libanp.so" curl -s --max-time 5 --retry 20 --retry-connrefused --retry-delay 1 \
+    -w '%{local_ip}' http://198.19.0.2:8000/hello
+  same "$output" $'hello\n198.18.0.4'
+  "$tap" down
+  kill $server $beyond
+  ip link delete out0
+}
 test_anp_tap_is_tap_sh() {
   ends 0 "$anp" tap up --mtu 4000
   contains "$output" "mtu 4000"
@@ -441,6 +474,8 @@ test_version_and_help() {
   done
 }
 
+mkdir "$work/www"
+echo hello >"$work/www/hello"
 printf '#!/no/such/interpreter\n' >"$work/broken"
 chmod +x "$work/broken"
 for function in $(declare -F | awk '{ print $3 }' | grep ^test_); do t "${function#test_}"; done

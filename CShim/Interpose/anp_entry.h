@@ -47,7 +47,4 @@ long anp_entry_epoll_control(int epfd, int operation, int fd, uint64_t entry, st
 long anp_entry_epoll_wait(int epfd, uint64_t entry, struct epoll_event *events, int maximum, int64_t timeout_ns,
                           const sigset_t *mask);
 
-// Called by the fork wrappers (process.c).
-void anp_entry_fork_prepare(void);
-void anp_entry_fork_parent(void);
-void anp_entry_fork_child(void);
+// What fork and the end of the process ask for is in anp_process.h.

@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <unistd.h>
 
@@ -191,21 +191,39 @@ ANP_EXPORT ssize_t splice(int input, off64_t *input_offset, int output, off64_t 
 
 // MARK: Formatted output to a descriptor, which libc would write with a call of its own that nobody sees
 
-static int print_to_socket(int fd, const char *format, va_list arguments) {
-  char *text = NULL;
-  int length = vasprintf(&text, format, arguments);
-  if (length < 0) return length;
+static int write_all(int fd, const char *text, int length) {
   int done = 0;
   while (done < length) {
     ssize_t written = write(fd, text + done, (size_t)(length - done));
     if (written < 0 && errno == EINTR) continue;
-    if (written < 0) break;
+    if (written < 0) return -1;
     done += (int)written;
   }
-  int saved = errno;
-  free(text);
-  errno = saved;
-  return done < length ? -1 : length;
+  return length;
+}
+
+// Not vasprintf: its memory is libc's, and `free` in this library is our own (allocator.c).
+static int print_to_socket(int fd, const char *format, va_list arguments) {
+  char text[4096];
+  va_list again;
+  va_copy(again, arguments);
+  int length = vsnprintf(text, sizeof text, format, arguments);
+  if (length >= (int)sizeof text) {
+    size_t bytes = (size_t)length + 1;
+    long mapped = anp_syscall6(SYS_mmap, 0, (long)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped < 0 && mapped > -4096) {
+      errno = ENOMEM;
+      length = -1;
+    } else {
+      vsnprintf((char *)mapped, bytes, format, again);
+      length = write_all(fd, (char *)mapped, length);
+      anp_syscall2(SYS_munmap, mapped, (long)bytes);
+    }
+  } else if (length > 0) {
+    length = write_all(fd, text, length);
+  }
+  va_end(again);
+  return length;
 }
 
 ANP_EXPORT int vdprintf(int fd, const char *format, va_list arguments) {

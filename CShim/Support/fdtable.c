@@ -10,6 +10,7 @@
 #include "anp_support.h"
 
 uint64_t *anp_fd_pages[ANP_FD_PAGES];
+int anp_fd_used;
 
 static uint64_t *page_for(int fd) {
   uint64_t **slot = &anp_fd_pages[fd >> ANP_FD_PAGE_SHIFT];
@@ -30,6 +31,7 @@ int anp_fd_exchange(int fd, uint64_t entry, uint64_t *old) {
   if (!entry && !__atomic_load_n(&anp_fd_pages[fd >> ANP_FD_PAGE_SHIFT], __ATOMIC_ACQUIRE)) return 0;
   uint64_t *page = page_for(fd);
   if (!page) return -ENOMEM;
+  __atomic_store_n(&anp_fd_used, 1, __ATOMIC_RELAXED);
   uint64_t before = __atomic_exchange_n(&page[fd & (ANP_FD_PAGE_ENTRIES - 1)], entry, __ATOMIC_ACQ_REL);
   if (old) *old = before;
   return 0;

@@ -183,6 +183,14 @@ unsigned anp_event_wait(int device, int timer) {
          ((entries[0].revents & POLLIN) ? ANP_EVENT_TIMER : 0);
 }
 
+int anp_wait_readable(int fd, int64_t nanoseconds) {
+  struct pollfd entry = {.fd = fd, .events = POLLIN};
+  struct timespec limit = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  int n = wait_for(&entry, 1, nanoseconds < 0 ? 0 : &limit);
+  if (n <= 0) return 0;
+  return (entry.revents & POLLIN) ? 1 : -1;
+}
+
 void anp_sleep(int64_t nanoseconds) {
   struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
   anp_host_call(SYS_nanosleep, (long)&t, 0, 0, 0, 0, 0);

@@ -151,6 +151,7 @@ package enum HostRuntime {
       return giveUp(device, "no thread can be started")
     }
     anp_store_pointer(&anp_host().pointee.shard, shard)
+    KeeperDrain.start(shard)
     anp_host().pointee.printed_error = 0
     return nil
   }

@@ -210,6 +210,28 @@ package struct Shard: ~Copyable {
     anp_unlock(me.pointee.lockWord)
   }
 
+  // MARK: Keeper
+
+  /// The program is gone, this is the keeper's process: its number for the device; no anp-rx whom an alarm could wake.
+  mutating func becomeKeeper(device number: Int32) {
+    device.descriptor = number
+    timer = -1
+    anp_host().pointee.readiness_changed = { _, _ in }
+    anp_host().pointee.after_unlock = {}
+  }
+
+  /// Under the lock: takes over from threads that ended in the middle of a duty. What the poller had read and not yet handed
+  /// over is lost like a frame on a wire; what the drainer had taken is written again, a duplicate at worst.
+  mutating func resumeDuties() {
+    isPolling = false
+    interruptMasked = false
+    if isDraining {
+      transmitter.write(device, capture)
+      Transmitter.finish(here)
+      isDraining = false
+    }
+  }
+
   // MARK: Descriptors
 
   mutating func eachDescriptor(_ body: (Int32) -> Void) {

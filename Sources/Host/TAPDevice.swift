@@ -42,6 +42,9 @@ package struct TAPDevice {
   package static func attach(_ name: UnsafePointer<CChar>, wantedMTU: Int?) throws(DeviceError) -> TAPDevice {
     let index = anp_interface_index(name)
     guard index > 0 else { throw DeviceError(step: .find, code: -index) }
+    // A multi-queue device admits any number of processes, and deals frames out among them by hash: two stacks would steal
+    // each other's. One queue, one stack, until a stack has several. Look before attaching: even a short visit takes frames.
+    guard anp_interface_queues(name) <= 0 else { throw DeviceError(step: .shared, code: EBUSY) }
     let descriptor = anp_tap_open()
     guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
     do {
@@ -57,8 +60,7 @@ package struct TAPDevice {
   ) throws(DeviceError) -> TAPDevice {
     try attachQueue(descriptor, name)
 
-    // A multi-queue device admits any number of processes, and deals frames out among them by hash: two stacks would steal
-    // each other's. One queue, one stack, until a stack has several.
+    // Two that looked at the same time both leave again.
     if anp_interface_queues(name) > 1 { throw DeviceError(step: .shared, code: EBUSY) }
 
     // The device keeps the flags its first queue came with: ask what we really have.

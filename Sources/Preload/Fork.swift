@@ -11,6 +11,10 @@ import Host
 import Netstack
 import Synchronization
 
+/// Nonzero once a descriptor of the process has been ours.
+@c(anp_entry_in_use)
+public func entryInUse() -> Int32 { anp_fd_in_use() }
+
 @c(anp_entry_fork_prepare)
 public func entryForkPrepare() {
   anp_enter()
@@ -55,4 +59,26 @@ public func entryForkChild() {
   }
   HostRuntime.forkChild()
   anp_leave()
+}
+
+// MARK: The end of the process
+
+/// Takes the shard's lock for the keeper and leaves it taken. False where that takes longer than 200 ms.
+@c(anp_entry_end)
+public func entryEnd(_ how: Int32) -> Int32 {
+  guard let shard = HostRuntime.shard else { return 0 }
+  if how == Int32(ANP_END_EXIT.rawValue) { HostRuntime.atExit() }
+  let patience = Deadline.after(200_000_000)
+  while shard.pointee.lockOwner != 0 {
+    // A thread that is inside while it ends the program holds it itself.
+    if shard.pointee.lockOwner == anp_thread_id() || patience.remaining == 0 { return 0 }
+    anp_sleep(50_000)
+  }
+  shard.pointee.lock()
+  return 1
+}
+
+@c(anp_entry_end_undone)
+public func entryEndUndone() {
+  HostRuntime.shard?.pointee.unlock()
 }

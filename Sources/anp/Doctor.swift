@@ -35,10 +35,10 @@ struct Doctor: ParsableCommand {
   private func checkLibrary() -> Bool {
     do {
       let path = try Installation.library(nil)
-      guard let handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL) else {
+      // Never closed again: it may have left exit hooks.
+      guard dlopen(path, RTLD_NOW | RTLD_LOCAL) != nil else {
         return report(false, "library: \(String(cString: dlerror()))", advice: "Build it again with 'make'.")
       }
-      dlclose(handle)
       return report(true, "library: \(path)")
     } catch {
       return report(false, "library: \((error as? Failure)?.message ?? "\(error)")", advice: "'make' builds it.")

@@ -62,7 +62,7 @@ def run(side, row, directory, fixtures, libraries, options):
         row.function(trial)
         trial.prove()
     except Failure as failure:
-        outcome.failure = str(failure)
+        outcome.failure = " ".join(str(failure).split())
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as error:
         # What a program printed was not what the row knows how to read.
         outcome.failure = f"{type(error).__name__}: {error}"

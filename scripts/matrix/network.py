@@ -111,6 +111,8 @@ class Namespace:
             ("ipv4/tcp_wmem", "4096 16384 4194304"),
             ("ipv4/ip_forward", "1"),
             ("ipv4/icmp_ratelimit", "0"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
             ("ipv6/conf/all/disable_ipv6", "1"),
             ("ipv6/conf/default/disable_ipv6", "1"),
         ):

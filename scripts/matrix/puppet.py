@@ -10,11 +10,13 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 import zlib
 
+IP_TOS, IP_TTL, IP_RECVTTL, IP_RECVTOS = 1, 2, 12, 13  # linux/in.h; Python lacks some
 LIMIT = 15  # seconds that any single command may take
 
 
@@ -121,6 +123,13 @@ class Puppet:
         sock = self.sockets[name]
         sock.setsockopt(getattr(socket, level), getattr(socket, option), int(value))
 
+    def do_mute(self):
+        """From now on nothing of ours reaches the program's host, as if the cable were cut in one direction."""
+        subprocess.run(["ip", "route", "add", "blackhole", self.host], check=True)
+
+    def do_unmute(self):
+        subprocess.run(["ip", "route", "del", "blackhole", self.host], check=True)
+
     def do_sleep(self, milliseconds):
         time.sleep(int(milliseconds) / 1000)
 
@@ -215,8 +224,8 @@ class Puppet:
 
     def do_udp(self, name, port):
         sock = socket.socket(type=socket.SOCK_DGRAM)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTTL, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
         sock.bind((self.peer, int(port)))
         self._add(name, sock)
 
@@ -226,11 +235,11 @@ class Puppet:
     def do_udp_receive(self, name):
         sock = self.sockets[name]
         data, control, _, source = sock.recvmsg(1 << 16, 256)
-        values = {kind: data[0] for _, kind, data in control}
+        values = {kind: value for _, kind, value in control}
         self.source = source
         return (
             f"{len(data)} bytes crc {zlib.crc32(data):08x} from {source[0]}"
-            f" tos {values.get(socket.IP_TOS)} ttl {values.get(socket.IP_TTL)}"
+            f" tos {values.get(IP_TOS, b' ')[0]} ttl {int.from_bytes(values.get(IP_TTL, b''), sys.byteorder)}"
         )
 
     def do_udp_reply(self, name, count, seed="0"):

@@ -43,6 +43,12 @@ static inline uint64_t anp_fd_entry(uint32_t kind, uint32_t index, uint32_t gene
   return (uint64_t)generation << 32 | (uint64_t)(index & 0xffffff) << 8 | kind;
 }
 
+extern int anp_fd_used;
+/// Nonzero once any descriptor has had an entry.
+static inline int anp_fd_in_use(void) {
+  return __atomic_load_n(&anp_fd_used, __ATOMIC_RELAXED);
+}
+
 /// Stores an entry and returns the old one through `old` (may be NULL). 0, -EMFILE beyond the limit, or -ENOMEM.
 int anp_fd_exchange(int fd, uint64_t entry, uint64_t *old);
 /// Clears the entry if it still is `entry`: true for the one caller that did it.

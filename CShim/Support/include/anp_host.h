@@ -145,6 +145,9 @@ void anp_timer_set(int fd, int64_t deadline);
 enum { ANP_EVENT_READABLE = 1, ANP_EVENT_DEVICE_ERROR = 2, ANP_EVENT_TIMER = 4 };
 unsigned anp_event_wait(int device, int timer);
 
+/// 1 where `fd` is readable within the time (negative: at any time), 0 where not, -1 where it is in error.
+int anp_wait_readable(int fd, int64_t nanoseconds);
+
 // ---- Environment, thread ----------------------------------------------------------------------------------------------
 
 /// The value of an ANP_ variable as it was when the program started, or NULL. Programs that clear or overwrite their

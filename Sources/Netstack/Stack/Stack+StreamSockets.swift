@@ -59,6 +59,7 @@ extension Stack {
         tcb.pointee.armFinWait2(env)
       }
     }
+    // Frees the record if the connection is over.
     settle(tcb, before: before)
     flush()
   }

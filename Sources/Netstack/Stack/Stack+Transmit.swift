@@ -25,12 +25,11 @@ extension Stack {
     guard owner != 0 else { return }
     let tcb = tcbs.pointer(at: owner - 1)
     tcb.pointee.sendBuffer.unpin()
-    if tcb.pointee.isZombie { return releaseIfOver(tcb) }
-    // While pinned the ring may have refused bytes for which there is room now, and no acknowledgment may be to come.
-    if !tcb.pointee.sendBuffer.isPinned, tcb.pointee.wantsSpace {
-      tcb.pointee.spaceFreed(environment)
-      noteChanged(tcb)
-    }
+    guard !tcb.pointee.sendBuffer.isPinned else { return }
+    // Acknowledged bytes that were still pinned are room only now: no acknowledgment will come that tells the program.
+    tcb.pointee.spaceFreed(environment)
+    noteChanged(tcb)
+    if tcb.pointee.isZombie { releaseIfOver(tcb) }
   }
 
   mutating func discard(_ packet: PacketBuffer, _ reason: DropReason, _ category: TraceCategory) {

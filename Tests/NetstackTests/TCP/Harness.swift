@@ -33,7 +33,7 @@ struct SeenSegment: Equatable, CustomStringConvertible {
 final class Conversation {
   var stack: Stack
   var now = Instant(nanoseconds: 1_000_000_000_000)
-  let peerPort: UInt16
+  var peerPort: UInt16
   var localPort: UInt16
   var peerISS: UInt32 = 0x7000_0000
   var stackISS: UInt32 = 0
@@ -56,6 +56,25 @@ final class Conversation {
   }
 
   var peer: Endpoint { Endpoint(IPAddress(peerAddress), peerPort) }
+
+  /// Another peer's port and sequence numbers.
+  struct Peer {
+    var port: UInt16
+    var stackISS: UInt32 = 0
+    init(port: UInt16) { self.port = port }
+  }
+
+  /// Speaks as `other` for a while; tells `other` what it learns of the stack's ISS.
+  @discardableResult
+  func with(_ other: Peer, _ body: () throws -> Void) rethrows -> Peer {
+    let own = (peerPort, stackISS)
+    (peerPort, stackISS) = (other.port, other.stackISS)
+    try body()
+    var after = other
+    after.stackISS = stackISS
+    (peerPort, stackISS) = own
+    return after
+  }
 
   // MARK: Time
 

@@ -130,6 +130,37 @@ struct DataTests {
   }
 }
 
+@Suite("TCP send buffer")
+struct SendBufferTests {
+  @Test("A writer that met a full buffer hears of room also when the device lets go of it after the last acknowledgment")
+  func roomAfterLastPin() throws {
+    let c = Conversation()
+    let socket = try c.connected(window: 65535)
+    try c.stack.setOption(socket, .sendBuffer, 10000, now: c.now)
+    while c.stack.nextChanged() != nil {}
+    // A frame is with the device and points into the buffer while everything is acknowledged already.
+    #expect(try c.send(socket, pattern(20000)) == 20000)
+    var frames: [PacketBuffer] = []
+    while let packet = c.stack.nextTransmit() { frames.append(packet) }
+    c.inject(.ack, seq: 1, ack: 14601)
+    while let packet = c.stack.nextTransmit() { frames.append(packet) }
+    c.inject(.ack, seq: 1, ack: 20001)
+    #expect(c.stack.unsentBytes(socket) == 0)
+    while c.stack.nextChanged() != nil {}
+    var accepted = 0
+    while true {
+      do { accepted += try c.send(socket, pattern(20000)) } catch { break }
+      while let packet = c.stack.nextTransmit() { frames.append(packet) }
+      c.inject(.ack, seq: 1, ack: 20001 + accepted)
+    }
+    while c.stack.nextChanged() != nil {}
+    for frame in frames { c.stack.transmitted(frame) }
+    var events = Readiness(rawValue: 0)
+    while let change = c.stack.nextChanged() { events.formUnion(change.events) }
+    #expect(events.contains(.writable))
+  }
+}
+
 @Suite("TCP loss")
 struct LossTests {
   /// Sends ten segments of 1000 bytes.

@@ -1,0 +1,95 @@
+// Owns: what the keeper does with the stack once the program has ended (CShim/Support/keeper.c explains what the keeper is).
+// One thread is left in this memory, with its own copies of the device, log and capture descriptors. It uses raw system calls
+// only, and those that the keeper's seccomp filter allows: no timer descriptor, so it sleeps in ppoll with a time-out.
+//
+//   lock free, or left to us by the ending thread    the state is whole: close all sockets as a kernel would, then run
+//                                                    the stack until everything sent is acknowledged
+//   lock held by a thread that died inside           the state may be anything: one RST per connection, made without it
+
+import CSupport
+import Netstack
+
+enum KeeperDrain {
+  /// An end without a sign of life from any peer comes after this long; each acknowledgment starts it anew …
+  private static var patience: Interval { .seconds(2) }
+  /// … up to this long altogether. The keeper would be killed at 60 s.
+  private static var longest: Interval { .seconds(55) }
+  /// How long a peer that has everything may take for its own FIN.
+  private static var goodbye: Interval { .milliseconds(100) }
+
+  static func start(_ shard: UnsafeMutablePointer<Shard>) {
+    anp_keeper_keep(shard.pointee.log.descriptor)
+    anp_keeper_keep(shard.pointee.capture.descriptor)
+    let result = anp_keeper_start(shard.pointee.device.descriptor) { how in KeeperDrain.run(how) }
+    if result != 0 {
+      report { text in
+        text.append("no keeper can be made (error ")
+        text.append(Int(-result))
+        text.append("): connections will end in silence when the program does")
+      }
+    }
+  }
+
+  private static func run(_ how: Int32) {
+    guard let shard = HostRuntime.shard else { return }
+    anp_forget_thread_id()
+    shard.pointee.becomeKeeper(device: anp_keeper_device())
+    let leftToUs = how == Int32(ANP_END_EXIT.rawValue) || how == Int32(ANP_END_EXEC.rawValue)
+    if shard.pointee.lockOwner == 0 || leftToUs {
+      anp_store_word(shard.pointee.lockWord, 0)
+      drain(shard)
+    } else {
+      resetAll(shard)
+    }
+  }
+
+  private static func drain(_ shard: UnsafeMutablePointer<Shard>) {
+    shard.pointee.lock()
+    shard.pointee.resumeDuties()
+    shard.pointee.stack.closeAll(now: MonotonicClock.now)
+    shard.pointee.unlock()
+    anp_keeper_set_bound(60_000)
+
+    let begin = MonotonicClock.now
+    var deadline = begin + patience
+    var drainedAt: Instant?
+    while true {
+      shard.pointee.lock()
+      shard.pointee.runTimers()
+      let unfinished = shard.pointee.stack.hasUnfinishedSends()
+      let awaiting = shard.pointee.stack.awaitsGoodbye()
+      let next = shard.pointee.stack.nextDeadline()
+      shard.pointee.unlock()
+      let now = MonotonicClock.now
+      if !unfinished {
+        if drainedAt == nil { drainedAt = now }
+        if let drainedAt, !awaiting || now >= drainedAt + goodbye { return }
+      } else {
+        drainedAt = nil
+      }
+      guard now < deadline, now < begin + longest else { return }
+      let wake = min(next ?? .distantFuture, now + .milliseconds(20))
+      let readable = anp_wait_readable(shard.pointee.device.descriptor, max(0, (wake - now).nanoseconds))
+      if readable < 0 { return }
+      guard readable > 0 else { continue }
+      // Something came; whatever it was, the peers live.
+      deadline = MonotonicClock.now + patience
+      _ = shard.pointee.beginPolling()
+      if case .failed = Receiver.poll(shard, budget: 256) { return }
+      shard.pointee.endPolling()
+    }
+  }
+
+  private static func resetAll(_ shard: UnsafeMutablePointer<Shard>) {
+    // virtio_net_hdr (nothing to finish), frame
+    var memory = InlineArray<128, UInt8>(repeating: 0)
+    withUnsafeMutableBytes(of: &memory) { raw in
+      let header = shard.pointee.device.headerSize
+      let frame = UnsafeMutableRawBufferPointer(rebasing: raw[header...])
+      var index: UInt32 = 0
+      while let length = shard.pointee.stack.resetFrame(after: &index, into: frame) {
+        _ = anp_write_all(shard.pointee.device.descriptor, raw.baseAddress, header + length)
+      }
+    }
+  }
+}
