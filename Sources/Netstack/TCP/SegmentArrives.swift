@@ -37,8 +37,11 @@ enum SegmentVerdict {
 
 extension TransmissionControlBlock {
   mutating func segmentArrives(_ segment: Segment, _ env: EnvironmentPointer) -> SegmentVerdict {
-    segmentsIn &+= 1
-    if segment.payloadLength > 0 { dataSegmentsIn &+= 1 }
+    // A super-frame counts as the segments it stands for.
+    let size = Int(segment.packet.storage.pointee.segmentSize)
+    let count = size > 0 && segment.payloadLength > size ? UInt32((segment.payloadLength + size - 1) / size) : 1
+    segmentsIn &+= count
+    if segment.payloadLength > 0 { dataSegmentsIn &+= count }
     if env.pointee.trace.allows(.tcp, .debug) {
       let shift = segment.flags.contains(.syn) ? 0 : Int(snd.shift)
       traceSegment(
