@@ -134,11 +134,14 @@ package enum HostRuntime {
     let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
     stack.initialize(to: Stack(wanted, now: now))
     stack.pointee.trace.filter = configuration.pointee.filter
+    var drops: UInt64 = 0
+    if case .none = configuration.pointee.statistics {} else { drops = ExitStatistics.queueDrops(link.device) ?? 0 }
     let shard = Shard.make(
-      stack: stack, device: device, named: link.device, timer: timer, ringSize: configuration.pointee.receiveRing,
-      log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
-      started: now)
-
+      ShardParts(
+        stack: stack, device: device, deviceName: link.device, timer: timer,
+        ringSize: configuration.pointee.receiveRing,
+        log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
+        queueDropsAtStart: drops, started: now))
     if stack.pointee.trace.allows(.device, .info) { shard.pointee.log.begin(device, named: link.device, wanted) }
 
     shard.pointee.lock()
