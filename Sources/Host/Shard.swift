@@ -46,6 +46,8 @@ package struct Shard: ~Copyable {
   var transmitter: Transmitter
   var log: Log
   var capture: Capture
+  /// Where the counters go at the end, -1 = nowhere. Opened at the start: at the end it may be the keeper who writes.
+  private(set) var statisticsOutput: Int32
   var calls = DeviceCalls()
 
   private var isDraining = false
@@ -64,6 +66,8 @@ package struct Shard: ~Copyable {
 
   let started: Instant
   let deviceName: UnsafePointer<CChar>
+  /// Whose stack this is; the keeper is another process.
+  let process = anp_process_id()
   /// What the kernel's counter of frames it could not queue stood at; a device outlives many stacks.
   let queueDropsAtStart: UInt64
 
@@ -75,6 +79,7 @@ package struct Shard: ~Copyable {
     timer = parts.timer
     log = parts.log
     capture = parts.capture
+    statisticsOutput = parts.statisticsOutput
     started = parts.started
     queueDropsAtStart = parts.queueDropsAtStart
     lockWord = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 16)
@@ -229,6 +234,7 @@ package struct Shard: ~Copyable {
     if timer >= 0 { body(timer) }
     if log.descriptor >= 0 { body(log.descriptor) }
     if capture.descriptor >= 0 { body(capture.descriptor) }
+    if statisticsOutput >= 0 { body(statisticsOutput) }
   }
 
   /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
@@ -245,6 +251,7 @@ package struct Shard: ~Copyable {
     if me.pointee.timer == number { me.pointee.timer = other }
     me.pointee.log.replaceDescriptor(number, by: other)
     me.pointee.capture.replaceDescriptor(number, by: other)
+    if me.pointee.statisticsOutput == number { me.pointee.statisticsOutput = other }
     let round = anp_load_word(me.pointee.rounds)
     me.pointee.kick()
     anp_unlock(me.pointee.lockWord)
@@ -261,6 +268,7 @@ struct ShardParts {
   var ringSize: Int
   var log: Log
   var capture: Capture
+  var statisticsOutput: Int32
   var queueDropsAtStart: UInt64
   var started: Instant
 }
