@@ -153,10 +153,11 @@ extension TransmissionControlBlock {
     return Instant(nanoseconds: (env.pointee.now.milliseconds - Int64(age) + 1) * 1_000_000)
   }
 
-  /// A round-trip sample: exact from a range that was sent once (Karn's rule), else from the timestamp echo
+  /// A round-trip sample: exact from ranges that were sent once (Karn's rule), else from the timestamp echo
   /// (RFC 7323 §4.1).
   mutating func takeRTT(_ context: AckContext, _ segment: Segment, _ env: EnvironmentPointer) {
-    if let sample = context.summary.rtt {
+    // An acknowledgment that also covers a retransmission was held up by it: what was sent once may have arrived long ago.
+    if let sample = context.summary.rtt, !context.summary.retransmissionAcked {
       rtt.sample(sample, now: env.pointee.now, settings: env.pointee.settings)
     } else if timestampsOn, segment.options.hasTimestamp, segment.options.timestampEcho != 0, context.acked > 0 {
       let age = timestamp(env.pointee.now) &- segment.options.timestampEcho
