@@ -65,7 +65,7 @@ private struct Draw {
     if chance(0.25) { link.duplicate = unit() * pick([0.02, 0.3]) }
     if chance(0.25) { link.corrupt = unit() * pick([0.01, 0.1]) }
     link.queuePackets = logarithmic(5, 2000)
-    if chance(0.08) { link.outage = (.milliseconds(logarithmic(1, 5000)), .milliseconds(logarithmic(10, 30_000))) }
+    if chance(0.08) { link.outage = (.milliseconds(logarithmic(1, 5000)), .milliseconds(logarithmic(10, 5000))) }
     return link
   }
 
@@ -83,6 +83,9 @@ private struct Draw {
     // Awful links lose many SYNs in a row.
     settings.tcpSynRetries = 12
     settings.tcpSynackRetries = 12
+    settings.tcpRetries2 = 25
+    settings.tcpOrphanRetries = 25
+    settings.neighborMulticastSolicit = 30
     if chance(0.3) {
       settings.tcpRmem.initial = logarithmic(4096, 1_000_000)
       settings.tcpRmem.maximum = max(settings.tcpRmem.initial, logarithmic(8192, 6_000_000))

@@ -43,12 +43,13 @@ package enum Transfer {
   private static let port: UInt16 = 8000
   private static let firstClientPort: UInt16 = 40_000
 
-  package static func run(_ plan: Plan, traceLines: Int = 60) -> Outcome {
+  /// - Parameter events: what the stacks tell about themselves goes into the trace, down to this level.
+  package static func run(_ plan: Plan, traceLines: Int = 60, events: TraceLevel = .off) -> Outcome {
     var random = SeededRandom(seed: plan.seed)
     // The clock starts anywhere, so that sequence numbers and timestamps wrap around in some runs.
     let world = World(now: Instant(nanoseconds: Int64(random.below(1 << 31)) * 4_000_000 + 1_000_000_000))
     let linkHeader = plan.ethernet ? EthernetHeader.length : 0
-    let monitor = Monitor(linkHeader: linkHeader)
+    let monitor = Monitor(linkHeader: linkHeader, traceCapacity: max(traceLines, 100))
     world.observer = monitor
 
     func makeHost(
@@ -71,8 +72,10 @@ package enum Transfer {
       client, to: server, Link(plan.links.out, seed: random.next(), headerLength: linkHeader, start: world.now))
     world.connect(
       server, to: client, Link(plan.links.back, seed: random.next(), headerLength: linkHeader, start: world.now))
-    world.add(client)
-    world.add(server)
+    for host in [client, server] {
+      for category in TraceCategory.allCases { host.stack.trace.filter.set(category, events) }
+      world.add(host)
+    }
 
     var outgoing: [Pattern] = []
     var incoming: [Pattern] = []
@@ -131,6 +134,8 @@ package enum Transfer {
     outcome.out = world.link(from: client).counters
     outcome.back = world.link(from: server).counters
     if outcome.failure != nil { outcome.trace = monitor.trace.lines(last: traceLines) }
+    if outcome.failure != nil, traceLines > 0 {
+    }
     return outcome
   }
 

@@ -30,10 +30,17 @@ extension TransmissionControlBlock {
 
   // MARK: SEND (RFC 9293 §3.10.2)
 
+  private static var leastRoom: Int { 2048 }
+
   /// Queues as much as there is room for.
   mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer) throws(SocketError) -> Int {
     try checkCanSend()
     if bytes.count == 0 { return 0 }
+    // Room comes in pieces worth a segment's while, as where whole packets are freed (sk_stream_memory_free).
+    if sendLimit - sendBuffer.count < min(bytes.count, Self.leastRoom), sendBuffer.count > 0 {
+      wantsSpace = true
+      throw .wouldBlock
+    }
     let n = sendBuffer.append(bytes, limit: sendLimit)
     moreComing = flags.contains(.more)
     if n > 0 {
@@ -72,10 +79,7 @@ extension TransmissionControlBlock {
   ) throws(SocketError) -> Int {
     if receiveQueue.readyBytes > 0 {
       if destination.count == 0 { return 0 }
-      let target =
-        flags.contains(.discard) ? UnsafeMutableRawBufferPointer(start: nil, count: destination.count) : destination
-      let n = readOut(target, peek: flags.contains(.peek), env)
-      return n
+      return readOut(destination, flags, env)
     }
     if let pending = error {
       error = nil
@@ -91,9 +95,10 @@ extension TransmissionControlBlock {
   }
 
   private mutating func readOut(
-    _ target: UnsafeMutableRawBufferPointer, peek: Bool, _ env: EnvironmentPointer
+    _ target: UnsafeMutableRawBufferPointer, _ flags: ReceiveFlags, _ env: EnvironmentPointer
   ) -> Int {
-    let n = receiveQueue.read(target, peek: peek, &env.pointee.pool)
+    let peek = flags.contains(.peek)
+    let n = receiveQueue.read(target, peek: peek, drop: flags.contains(.discard), &env.pointee.pool)
     env.pointee.statistics.count(.copiesOut)
     env.pointee.statistics.count(.copyBytesOut, n)
     if !peek {

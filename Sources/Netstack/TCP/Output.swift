@@ -320,8 +320,9 @@ extension TransmissionControlBlock {
       offer = current
     }
     let unit = 1 << Int(rcv.shift)
-    var field = offer < current || offer == current ? (offer + unit - 1) >> Int(rcv.shift) : offer >> Int(rcv.shift)
-    field = min(field, 65535)
+    // What is new is rounded down, but not below what was offered before (RFC 7323 §2.4).
+    let offered = (current + unit - 1) >> Int(rcv.shift)
+    let field = min(max(offered, offer >> Int(rcv.shift)), 65535)
     let edge = rcv.nxt + field << Int(rcv.shift)
     rcv.edge = SequenceNumber.max(rcv.edge, edge)
     return UInt16(field)

@@ -54,14 +54,16 @@ struct ReceiveQueue {
   }
 
   /// Copies up to `destination.count` bytes out, or drops as many when `destination` has no memory.
-  mutating func read(_ destination: UnsafeMutableRawBufferPointer, peek: Bool, _ pool: inout BufferPool) -> Int {
+  mutating func read(
+    _ destination: UnsafeMutableRawBufferPointer, peek: Bool, drop: Bool = false, _ pool: inout BufferPool
+  ) -> Int {
     var done = 0
     let wanted = min(destination.count, readyBytes)
     var packet = ready.first
     while done < wanted, let current = packet {
       let length = current.count
       let n = min(length, wanted - done)
-      if let base = destination.baseAddress {
+      if !drop, let base = destination.baseAddress {
         _ = current.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: base + done, count: n))
       }
       done += n
@@ -116,11 +118,29 @@ struct ReceiveQueue {
       break
     }
     if start >= end { return .duplicate }
+    noteBlock(start, end)
+    if let before, appendEarly(packet, from: start, to: end, behind: before) {
+      pool.release(packet)
+      return .queued
+    }
     memory &+= packet.truesize
     earlyMemory &+= packet.truesize
     if let before { early.insert(packet, after: before) } else { early.prepend(packet) }
-    noteBlock(start, end)
     return .queued
+  }
+
+  /// Copies an early segment into the room behind the one it follows without a gap: many small segments beyond a hole would
+  /// else use up the memory with their buffers, and be thrown away after they were SACKed.
+  private func appendEarly(
+    _ packet: PacketBuffer, from start: SequenceNumber, to end: SequenceNumber, behind before: PacketBuffer
+  ) -> Bool {
+    let fin = packet.storage.pointee.flags.contains(.fin)
+    guard before.storage.pointee.endSequence == start, !before.storage.pointee.flags.contains(.fin),
+      coalesce(packet, end - start - (fin ? 1 : 0), into: before)
+    else { return false }
+    before.storage.pointee.endSequence = end
+    if fin { before.storage.pointee.flags.insert(.fin) }
+    return true
   }
 
   /// Merges a run into the blocks to report and moves it to the front.

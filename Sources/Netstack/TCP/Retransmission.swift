@@ -316,6 +316,7 @@ extension TransmissionControlBlock {
       }
     }
 
+    watchForReneging(context, env)
     if recovery == .recovery {
       proportionalRate(context, newlyLost: newlyLost)
     } else if context.acked > 0 || context.summary.delivered > 0 {
@@ -325,6 +326,13 @@ extension TransmissionControlBlock {
       }
       if pipe + segment <= congestion.window { windowLimited = false }
     }
+  }
+
+  /// RFC 2018 §8: SND.UNA stands at data that the peer had SACKed, so it has thrown them away again. A time-out will send
+  /// them anew, and soon: nothing else is going to (Linux, tcp_check_sack_reneging).
+  private mutating func watchForReneging(_ context: AckContext, _ env: EnvironmentPointer) {
+    guard context.acked > 0, let head = scoreboard.head, head.isSacked else { return }
+    arm(.retransmit, after: max(rtt.smoothed / 2, .milliseconds(10)), env)
   }
 
   /// RFC 5681 §3.2 / RFC 6582 without SACK: the third duplicate acknowledgment means loss.

@@ -316,7 +316,11 @@ struct SACKScoreboard: ~Copyable {
     guard count > 0, let ranges else { return }
     let reneged = self[0].isSacked
     if reneged {
-      for i in 0..<count { ranges[first + i].isSacked = false }
+      for i in 0..<count where ranges[first + i].isSacked {
+        ranges[first + i].isSacked = false
+        // When it will be acknowledged says nothing about the path any more (Karn's rule).
+        ranges[first + i].isRetransmitted = true
+      }
       sackedBytes = 0
       sackedRanges = 0
       previousBlocks = SACKBlocks()
