@@ -109,7 +109,11 @@ private func takeStream(
       isOver = true
       return 0
     }
-    let (piece, _) = buffers.piece(at: copied)
+    // tcp(7): MSG_TRUNC drops the bytes; nothing is written, whatever the pointer.
+    let piece =
+      receiveFlags == .discard
+      ? UnsafeMutableRawBufferPointer(start: preload.pointee.scratch, count: buffers.total - copied)
+      : buffers.piece(at: copied).0
     let n: Int
     do throws(SocketError) {
       n = try shard.pointee.stack.receive(handle, into: piece, flags: receiveFlags, now: now)

@@ -30,10 +30,17 @@ extension TransmissionControlBlock {
 
   // MARK: SEND (RFC 9293 §3.10.2)
 
+  private static var leastRoom: Int { 2048 }
+
   /// Queues as much as there is room for.
   mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer) throws(SocketError) -> Int {
     try checkCanSend()
     if bytes.count == 0 { return 0 }
+    // Room comes in pieces worth a segment's while, as where whole packets are freed (sk_stream_memory_free).
+    if sendLimit - sendBuffer.count < min(bytes.count, Self.leastRoom), sendBuffer.count > 0 {
+      wantsSpace = true
+      throw .wouldBlock
+    }
     let n = sendBuffer.append(bytes, limit: sendLimit)
     moreComing = flags.contains(.more)
     if n > 0 {

@@ -122,12 +122,13 @@ extension TransmissionControlBlock {
     scoreboard.acknowledge(
       upTo: ack, now: now, minimumRTT: Interval(nanoseconds: rtt.minimum), echo: echoInstant(segment, env),
       &context.summary)
+    // Linux counts the SYN that an active open had acknowledged, and every FIN.
+    if state != .synReceived { bytesAcked &+= UInt64(context.acked) }
     snd.una = ack
     let bytes = SequenceNumber.min(ack, dataEnd) - snd.bufferStart
     if bytes > 0 {
       sendBuffer.drop(bytes)
       snd.bufferStart += bytes
-      bytesAcked &+= UInt64(bytes)
       spaceFreed(env)
     }
     takeRTT(context, segment, env)

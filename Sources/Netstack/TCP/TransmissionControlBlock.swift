@@ -113,6 +113,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var isZombie = false
   /// The program called bind; the port was chosen by it (Linux's userlocks).
   var isBound = false
+  /// What bind was asked for; connect puts our address in its place.
+  var boundAddress = IPAddress.anyIPv4
   var options = StreamOptions()
 
   // MARK: Sequence spaces and queues
