@@ -178,10 +178,19 @@ private func receiveDatagram(
     case .kernel: return passToKernel
     case .undecided: break  // nobody can have sent to it yet
     case .stack:
+      var isEnding = false
       let result = withShard(description) { shard, now throws(SocketError) in
-        try takeDatagram(shard, description, buffers, flags, message, now)
+        do throws(SocketError) {
+          return try takeDatagram(shard, description, buffers, flags, message, now)
+        } catch {
+          let level = shard.pointee.stack.readiness(description.pointee.handle)
+          isEnding = error == .wouldBlock && level.contains(.readHangUp)
+          throw error
+        }
       }
       if result != -Errno.again { return result }
+      // SHUT_RD ends only a call that would wait (__skb_wait_for_more_packets).
+      if isEnding, !nonBlocking { return 0 }
     }
     if nonBlocking { return -Errno.again }
     let until = deadline ?? Deadline.after(description.pointee.receiveTimeout)
