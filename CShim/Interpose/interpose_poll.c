@@ -31,34 +31,38 @@ static int has_ours(const struct pollfd *fds, nfds_t count) {
   return 0;
 }
 
-static long poll_ours(struct pollfd *fds, nfds_t count, int64_t timeout, const sigset_t *mask) {
+/// *slept, where asked for, becomes 1 when the call slept, and stays otherwise.
+static long poll_ours(struct pollfd *fds, nfds_t count, int64_t timeout, const sigset_t *mask, int *slept) {
   if (count < POLL_ON_STACK) {
     struct pollfd scratch[POLL_ON_STACK];
-    return anp_entry_poll(fds, (long)count, timeout, mask, scratch);
+    long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);
+    if (slept && scratch[count].revents) *slept = 1;
+    return result;
   }
   if (count > 1 << 24) return -EINVAL;
   size_t bytes = (count + 1) * sizeof(struct pollfd);
   struct pollfd *scratch = map(bytes);
   if (!scratch) return -ENOMEM;
   long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);
+  if (slept && scratch[count].revents) *slept = 1;
   unmap(scratch, bytes);
   return result;
 }
 
 ANP_EXPORT int poll(struct pollfd *fds, nfds_t count, int timeout) {
   if (!fds || !has_ours(fds, count)) return ANP_REAL(poll)(fds, count, timeout);
-  return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL));
+  return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL, NULL));
 }
 
 ANP_EXPORT int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
   if (!fds || room / sizeof *fds < count || !has_ours(fds, count)) return ANP_REAL(__poll_chk)(fds, count, timeout, room);
-  return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL));
+  return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL, NULL));
 }
 
 static int ppoll_ours(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
   int valid;
   int64_t limit = anp_nanoseconds(timeout, &valid);
-  return (int)anp_answer(valid ? poll_ours(fds, count, limit, mask) : -EINVAL);
+  return (int)anp_answer(valid ? poll_ours(fds, count, limit, mask, NULL) : -EINVAL);
 }
 
 ANP_EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
@@ -104,6 +108,41 @@ static void clear(fd_set *set, int limit) {
   if (set) memset(set, 0, (size_t)((limit + WORD_BITS - 1) / WORD_BITS) * sizeof(Word));
 }
 
+// poll's words for what select calls readable, writable and exceptional. A descriptor that was closed during the wait is all
+// three; one that was bad from the start makes the call fail.
+enum {
+  MEANS_IN = POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR | POLLNVAL,
+  MEANS_OUT = POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR | POLLNVAL,
+  MEANS_EX = POLLPRI | POLLNVAL,
+};
+
+static int is_in(const struct pollfd *entry) { return entry->events & POLLIN && entry->revents & MEANS_IN; }
+static int is_out(const struct pollfd *entry) { return entry->events & POLLOUT && entry->revents & MEANS_OUT; }
+static int is_ex(const struct pollfd *entry) { return entry->events & POLLPRI && entry->revents & MEANS_EX; }
+
+/// poll reports hang-ups and errors to everybody, select only to those who asked to read or write. A wait that such an unasked
+/// report ends goes on without that descriptor.
+static long wait_for_asked(struct pollfd *fds, nfds_t count, int64_t timeout, const sigset_t *mask) {
+  int64_t deadline = timeout > 0 ? anp_monotonic_nanoseconds() + timeout : 0;
+  int slept = 0;
+  for (;;) {
+    long result = poll_ours(fds, count, timeout, mask, &slept);
+    if (result <= 0) return result;
+    int asked = 0;
+    for (nfds_t i = 0; i < count; i++) {
+      if (fds[i].revents & POLLNVAL && !slept) return -EBADF;
+      asked |= is_in(&fds[i]) || is_out(&fds[i]) || is_ex(&fds[i]);
+    }
+    if (asked || timeout == 0) return result;
+    for (nfds_t i = 0; i < count; i++)
+      if (fds[i].revents) fds[i].fd = -1;
+    if (timeout > 0) {
+      int64_t left = deadline - anp_monotonic_nanoseconds();
+      timeout = left > 0 ? left : 0;
+    }
+  }
+}
+
 static long select_with(struct pollfd *fds, int limit, fd_set *in, fd_set *out, fd_set *ex, int64_t timeout,
                         const sigset_t *mask) {
   nfds_t count = 0;
@@ -114,49 +153,17 @@ static long select_with(struct pollfd *fds, int limit, fd_set *in, fd_set *out, 
     if (has_bit(ex, fd)) events |= POLLPRI;
     if (events) fds[count++] = (struct pollfd){.fd = fd, .events = events};
   }
-  long result;
-  // poll reports hang-ups and errors to everybody; select only to those who asked to read or write. A wait that such an
-  // unasked report ends goes on without that descriptor.
-  int64_t deadline = timeout > 0 ? anp_monotonic_nanoseconds() + timeout : 0;
-  for (;;) {
-    result = poll_ours(fds, count, timeout, mask);
-    if (result <= 0) break;
-    int wanted = 0;
-    for (nfds_t i = 0; i < count; i++) {
-      if (fds[i].revents & POLLNVAL) return -EBADF;
-      short meaning = fds[i].revents;
-      if (fds[i].events & POLLIN && meaning & (POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR)) wanted = 1;
-      if (fds[i].events & POLLOUT && meaning & (POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR)) wanted = 1;
-      if (fds[i].events & POLLPRI && meaning & POLLPRI) wanted = 1;
-    }
-    if (wanted || timeout == 0) break;
-    for (nfds_t i = 0; i < count; i++)
-      if (fds[i].revents) fds[i].fd = -1;
-    if (timeout > 0) {
-      int64_t left = deadline - anp_monotonic_nanoseconds();
-      timeout = left > 0 ? left : 0;
-    }
-  }
+  long result = wait_for_asked(fds, count, timeout, mask);
   if (result < 0) return result;
   clear(in, limit);
   clear(out, limit);
   clear(ex, limit);
   long bits = 0;
   for (nfds_t i = 0; i < count; i++) {
-    short meaning = fds[i].revents;
     if (fds[i].fd < 0) continue;
-    if (fds[i].events & POLLIN && meaning & (POLLIN | POLLRDNORM | POLLRDBAND | POLLHUP | POLLERR)) {
-      set_bit(in, fds[i].fd);
-      bits += 1;
-    }
-    if (fds[i].events & POLLOUT && meaning & (POLLOUT | POLLWRNORM | POLLWRBAND | POLLERR)) {
-      set_bit(out, fds[i].fd);
-      bits += 1;
-    }
-    if (fds[i].events & POLLPRI && meaning & POLLPRI) {
-      set_bit(ex, fds[i].fd);
-      bits += 1;
-    }
+    if (is_in(&fds[i])) set_bit(in, fds[i].fd), bits += 1;
+    if (is_out(&fds[i])) set_bit(out, fds[i].fd), bits += 1;
+    if (is_ex(&fds[i])) set_bit(ex, fds[i].fd), bits += 1;
   }
   return bits;
 }

@@ -78,12 +78,13 @@ static int take_home(int *home) {
   return -1;
 }
 
-// A number that programs do not reach by counting up and that select's fd_set mostly does not cover: just below the soft
-// limit, but not so high that the table grows for nothing. Wherever there is room when that is full.
+// A number that programs do not reach by counting up: just below the soft limit, but not above 1024. The kernel's table grows to
+// the highest number in use, and growing it in a program with threads waits for an RCU grace period, 8 ms and more; the
+// host's descriptors have made it grow to 1024 already. Wherever there is room when that is full.
 static int move_high(int fd) {
   struct rlimit limit = {1024, 1024};
   anp_syscall4(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&limit);
-  long ceiling = limit.rlim_cur > 65536 ? 65536 : (long)limit.rlim_cur;
+  long ceiling = limit.rlim_cur > 1024 ? 1024 : (long)limit.rlim_cur;
   for (long room = 64; room < ceiling; room *= 2) {
     int moved = anp_kernel_duplicate(fd, (int)(ceiling - room), 1);
     if (moved >= 0) return moved;

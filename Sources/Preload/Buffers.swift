@@ -10,7 +10,8 @@ struct Buffers {
   let total: Int
 
   /// Nil with a negative errno in `error` when the kernel would refuse the array.
-  init?(_ vectors: UnsafePointer<iovec>?, count: Int, error: inout Int) {
+  /// Without `isCopied` the addresses do not matter.
+  init?(_ vectors: UnsafePointer<iovec>?, count: Int, isCopied: Bool = true, error: inout Int) {
     self.vectors = vectors
     self.count = count
     var sum = 0
@@ -21,7 +22,7 @@ struct Buffers {
       }
       for i in 0..<count {
         let length = vectors[i].iov_len
-        if length > 0, vectors[i].iov_base == nil {
+        if length > 0, isCopied, vectors[i].iov_base == nil {
           error = -Errno.fault
           return nil
         }
@@ -44,7 +45,8 @@ struct Buffers {
       let length = vectors[i].iov_len
       if offset < skipped + length {
         let within = offset - skipped
-        let base = vectors[i].iov_base.unsafelyUnwrapped + within
+        // A buffer without an address has no length either; bytes that are dropped take any address.
+        let base = (vectors[i].iov_base ?? preload.pointee.scratch) + within
         return (
           UnsafeMutableRawBufferPointer(start: base, count: length - within), skipped + length == total
         )

@@ -110,11 +110,13 @@ extension UnsafeMutablePointer where Pointee == Description {
   func readinessLocked() -> UInt32 {
     switch pointee.side {
     case .stack:
-      return pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
+      let level = pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
+      // datagram_poll says EPOLLWRBAND as well, tcp_poll does not.
+      return pointee.kind == .datagram && level & PollEvent.writable != 0 ? level | PollEvent.writeBand : level
     case .undecided, .kernel:
       // What Linux reports for a fresh socket: a stream one is TCP_CLOSE, hence hung up (tcp_poll).
       let writable = PollEvent.writable | PollEvent.writeNormal
-      return pointee.kind == .stream ? writable | PollEvent.hangUp : writable
+      return pointee.kind == .stream ? writable | PollEvent.hangUp : writable | PollEvent.writeBand
     }
   }
 

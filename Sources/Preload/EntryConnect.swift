@@ -62,7 +62,14 @@ private func connect(
   var endpoint = Endpoint(.anyIPv4, 0)
   switch SockAddr.parse(address, length: length, family: description.pointee.family) {
   case .failure(let error): return error
-  case .unspecified: if description.pointee.side == .undecided { return passToKernel }
+  case .unspecified:
+    if description.pointee.side == .undecided { return passToKernel }
+    if description.pointee.kind == .stream {
+      return withShard(description) { shard, now throws(SocketError) in
+        try shard.pointee.stack.disconnect(description.pointee.handle, now: now)
+        return 0
+      }
+    }
   case .endpoint(let given):
     endpoint = given
     if description.pointee.side == .undecided {

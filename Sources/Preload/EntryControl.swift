@@ -23,6 +23,15 @@ public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument
         value = Int32(truncatingIfNeeded: shard.pointee.stack.unsentBytes(description.pointee.handle))
         return 0
       }
+    case 0x894B:  // SIOCOUTQNSD: not even sent
+      result = withShard(description) { shard, now throws(SocketError) in
+        if description.pointee.kind == .datagram || shard.pointee.stack.isListening(description.pointee.handle) {
+          throw .invalidArgument
+        }
+        let info = shard.pointee.stack.information(description.pointee.handle, now: now)
+        value = Int32(truncatingIfNeeded: info.notSentBytes)
+        return 0
+      }
     case 0x8905:  // SIOCATMARK: there is no urgent data
       result = 0
     default: return passToKernel

@@ -141,14 +141,14 @@ private func acquireOrAdoptSet(_ epfd: Int32) -> EpollSetPointer? {
 
 /// The epoll descriptor is itself polled from now on.
 func watch(_ set: EpollSetPointer, _ epfd: Int32) {
-  anp_state_lock()
-  set.pointee.isWatched = true
-  if set.pointee.interestCount.load(ordering: .relaxed) > 0, set.registerEventLocked(epfd),
-    set.pointee.firstReady != nil
-  {
-    anp_eventfd_signal(anp_internal_number(set.pointee.eventDescriptor))
+  _ = withReadinessLocked {
+    if !set.pointee.isWatched { preload.pointee.watchedSets += 1 }
+    set.pointee.isWatched = true
+    if set.pointee.interestCount.load(ordering: .relaxed) > 0, set.registerEventLocked(epfd) {
+      set.refreshLocked(isHarvested: false)
+    }
+    return 0
   }
-  anp_state_unlock()
 }
 
 /// Runs with the shard's lock (once there is a shard) and the state lock, which together make readiness stand still.
@@ -189,11 +189,10 @@ public func entryEpollWait(
   if result == referenceLost { return -Errno.badDescriptor }
   if set.pointee.isWatched {
     // An outer wait must go on seeing the set as ready while its list is not empty; the harvest took the trigger away.
-    anp_state_lock()
-    if set.pointee.firstReady != nil, set.pointee.eventRegistered {
-      anp_eventfd_signal(anp_internal_number(set.pointee.eventDescriptor))
+    _ = withReadinessLocked {
+      set.refreshLocked(isHarvested: true)
+      return 0
     }
-    anp_state_unlock()
   }
   set.release()
   return result
@@ -206,6 +205,12 @@ private func wait(
   let deadline = timeout == 0 ? Deadline(nanoseconds: 0) : Deadline.after(timeout)
   while true {
     if timeout != 0 { anp_wait_prepare() }
+    if preload.pointee.watchedSets > 0, set.pointee.kernelInterests.load(ordering: .relaxed) > 0 {
+      _ = withReadinessLocked {
+        Epoll.refreshWatchedLocked()
+        return 0
+      }
+    }
     var sleeper = Sleeper.none
     var expected: UInt32 = 0
     if set.pointee.interestCount.load(ordering: .sequentiallyConsistent) > 0 {

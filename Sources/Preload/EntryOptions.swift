@@ -29,8 +29,8 @@ public func entrySetsockopt(
       let placed = Int(anp_kernel_setsockopt(fd, level, name, value, length))
       if placed < 0 { return placed }
     }
-    // The placeholder took it, so the value is there and long enough, but for the hot ones.
-    guard let value else { return -Errno.fault }
+    // The placeholder took it, so the value is there and long enough, but for the hot ones and IP's of no length.
+    guard let value else { return length == 0 ? -Errno.invalid : -Errno.fault }
     return set(description, route, level, value, length)
   }
 }
@@ -55,8 +55,8 @@ private func set(
   let number: Int32
   if length >= 4 {
     number = value.loadUnaligned(as: Int32.self)
-  } else if level == Level.ip, length >= 1 {
-    number = Int32(value.load(as: UInt8.self))
+  } else if level == Level.ip {
+    number = length >= 1 ? Int32(value.load(as: UInt8.self)) : 0
   } else {
     return -Errno.invalid
   }
@@ -126,9 +126,9 @@ public func entryGetsockopt(
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
   withSocket(fd, entry) { description in
-    // Everything set so far was set on the placeholder too.
-    if description.pointee.side == .undecided { return passToKernel }
     let route = Options.route(level: level, name: name, kind: description.pointee.kind)
+    // Everything set so far was set on the placeholder too, but for this one: the kernel may not have the algorithm.
+    if description.pointee.side == .undecided, route != .congestion { return passToKernel }
     if route == .placeholder { return passToKernel }
     guard let length else { return -Errno.fault }
     guard Int32(bitPattern: length.pointee) >= 0 else { return -Errno.invalid }
@@ -211,12 +211,14 @@ private func write(_ timeout: Int64, _ answer: Answer) -> Int {
 }
 
 private func getCongestion(_ description: DescriptionPointer, _ answer: Answer) -> Int {
-  var number = 0
-  let result = withShard(description) { shard, _ throws(SocketError) in
-    number = try shard.pointee.stack.option(description.pointee.handle, .congestion)
-    return 0
+  var number = Int(description.pointee.recorded.value(.congestion) ?? Int32(Settings().tcpCongestionControl.rawValue))
+  if description.pointee.side == .stack {
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      number = try shard.pointee.stack.option(description.pointee.handle, .congestion)
+      return 0
+    }
+    if result != 0 { return result }
   }
-  if result != 0 { return result }
   guard let algorithm = CongestionAlgorithm(rawValue: UInt8(truncatingIfNeeded: number)) else { return -Errno.invalid }
   // TCP_CA_NAME_MAX bytes, padded with NULs.
   var image = InlineArray<16, UInt8>(repeating: 0)

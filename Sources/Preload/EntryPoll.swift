@@ -9,7 +9,8 @@ import Host
 import Netstack
 import Synchronization
 
-/// `scratch` has room for `count` + 1 entries. `timeout` in nanoseconds, negative = for ever.
+/// `scratch` has room for `count` + 1 entries; the last one's `revents` tells afterwards whether the call slept. `timeout` in
+/// nanoseconds, negative = for ever.
 @c(anp_entry_poll)
 public func entryPoll(
   _ fds: UnsafeMutablePointer<pollfd>?, _ count: Int, _ timeout: Int64, _ mask: UnsafePointer<sigset_t>?,
@@ -20,8 +21,11 @@ public func entryPoll(
   defer { anp_leave() }
   Threads.reapAbandonedCalls()
   guard let thread = Threads.current else { return -Errno.noMemory }
-  let result = poll(Poll(fds: fds, count: count, scratch: scratch), thread, timeout, mask)
+  var call = Poll(fds: fds, count: count, scratch: scratch)
+  let result = poll(&call, thread, timeout, mask)
   Pollers.leave(thread)
+  if let held = call.held, thread.pointee.takeBack(held) { thread.pointee.releasePolled(from: Int(held.index)) }
+  scratch[count].revents = call.hasSlept ? 1 : 0
   return result
 }
 
@@ -29,6 +33,9 @@ private struct Poll {
   let fds: UnsafeMutablePointer<pollfd>
   let count: Int
   let scratch: UnsafeMutablePointer<pollfd>
+  var hasSlept = false
+  /// The note of the references that a sleeping call holds.
+  var held: HeldReference?
 }
 
 /// What one look at the descriptors found.
@@ -38,7 +45,7 @@ private struct Look {
 }
 
 private func poll(
-  _ call: Poll, _ thread: ThreadPointer, _ timeout: Int64, _ mask: UnsafePointer<sigset_t>?
+  _ call: inout Poll, _ thread: ThreadPointer, _ timeout: Int64, _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   let deadline = timeout == 0 ? Deadline(nanoseconds: 0) : Deadline.after(timeout)
   var hasKernel = prepare(call)
@@ -62,6 +69,10 @@ private func poll(
       // A socket turned to the kernel's side meanwhile.
       hasKernel = true
       continue
+    }
+    if !call.hasSlept {
+      call.hasSlept = true
+      hold(&call, thread)
     }
     anp_leave()
     let result =
@@ -117,6 +128,27 @@ private func prepare(_ call: Poll) -> Bool {
     }
   }
   return hasKernel
+}
+
+/// Takes references to the stack's sockets for the sleep: one that another thread closes meanwhile stays what it is until the
+/// call ends, as in Linux.
+private func hold(_ call: inout Poll, _ thread: ThreadPointer) {
+  let first = thread.pointee.polledCount
+  for i in 0..<call.count {
+    let fd = call.fds[i].fd
+    let entry = fd < 0 ? 0 : anp_fd_look_up(fd)
+    guard anp_fd_kind_of(entry) == ANP_FD_SOCKET, let description = acquireDescription(entry) else { continue }
+    thread.pointee.holdPolled(description.pointee.index)
+  }
+  let count = thread.pointee.polledCount - first
+  let reference = HeldReference(
+    kind: .polled, index: UInt32(first), generation: UInt32(count), depth: anp_stack_depth())
+  if thread.pointee.note(reference) {
+    call.held = reference
+  } else {
+    // No room for the note: without references rather than with references that nobody gives back.
+    thread.pointee.releasePolled(from: first)
+  }
 }
 
 /// Lets wakers know how this thread is about to sleep. With kernel descriptors its eventfd goes behind them.

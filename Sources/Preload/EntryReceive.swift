@@ -22,11 +22,11 @@ public func entryReceive(
       }
     }
     var error = 0
-    guard let buffers = Buffers(vectors, count: count, error: &error) else { return error }
+    // Bytes that are dropped need no memory (MSG_TRUNC on a stream).
+    let isCopied = description.pointee.kind == .datagram || flags & MessageFlag.truncate == 0
+    guard let buffers = Buffers(vectors, count: count, isCopied: isCopied, error: &error) else { return error }
     if buffers.total == 0, flags & MessageFlag.plainIO != 0 { return 0 }
-    if flags & MessageFlag.outOfBand != 0 {
-      return description.pointee.kind == .stream ? -Errno.invalid : -Errno.notSupported
-    }
+    if flags & MessageFlag.outOfBand != 0, description.pointee.kind == .stream { return -Errno.invalid }
     // Errors come with the calls themselves; the queue of IP_RECVERR is empty.
     if flags & MessageFlag.errorQueue != 0 { return -Errno.again }
     return description.pointee.kind == .stream
@@ -100,14 +100,18 @@ private func takeStream(
   if flags & MessageFlag.peek != 0 {
     return try peekStream(shard, handle, buffers, target, &copied, &isOver, now)
   }
-  if copied > 0, shard.pointee.stack.readiness(handle).rawValue & PollEvent.error != 0 {
-    // What is copied comes first; the error is the next call's.
-    isOver = true
-    return 0
-  }
   let receiveFlags: ReceiveFlags = flags & MessageFlag.truncate != 0 ? .discard : []
   while copied < buffers.total {
-    let (piece, _) = buffers.piece(at: copied)
+    if copied > 0, shard.pointee.stack.readiness(handle).rawValue & PollEvent.error != 0 {
+      // What is copied comes first; the error is the next call's.
+      isOver = true
+      return 0
+    }
+    // tcp(7): MSG_TRUNC drops the bytes; nothing is written, whatever the pointer.
+    let piece =
+      receiveFlags == .discard
+      ? UnsafeMutableRawBufferPointer(start: preload.pointee.scratch, count: buffers.total - copied)
+      : buffers.piece(at: copied).0
     let n: Int
     do throws(SocketError) {
       n = try shard.pointee.stack.receive(handle, into: piece, flags: receiveFlags, now: now)
@@ -120,7 +124,8 @@ private func takeStream(
       isOver = true
       return 0
     }
-    if n < piece.count { break }
+    // Once more where the call would wait, for the end of the stream may be next.
+    if n < piece.count, copied >= target { break }
   }
   if copied >= target { isOver = true }
   return 0
@@ -172,10 +177,19 @@ private func receiveDatagram(
     case .kernel: return passToKernel
     case .undecided: break  // nobody can have sent to it yet
     case .stack:
+      var isEnding = false
       let result = withShard(description) { shard, now throws(SocketError) in
-        try takeDatagram(shard, description, buffers, flags, message, now)
+        do throws(SocketError) {
+          return try takeDatagram(shard, description, buffers, flags, message, now)
+        } catch {
+          let level = shard.pointee.stack.readiness(description.pointee.handle)
+          isEnding = error == .wouldBlock && level.contains(.readHangUp)
+          throw error
+        }
       }
       if result != -Errno.again { return result }
+      // SHUT_RD ends only a call that would wait (__skb_wait_for_more_packets).
+      if isEnding, !nonBlocking { return 0 }
     }
     if nonBlocking { return -Errno.again }
     let until = deadline ?? Deadline.after(description.pointee.receiveTimeout)

@@ -142,7 +142,7 @@ private func sendDatagram(
 private func parseDestination(
   _ name: UnsafeRawPointer, _ length: UInt32, _ description: DescriptionPointer
 ) -> SockAddr.Parsed {
-  guard length >= 2 else { return .failure(-Errno.invalid) }
+  guard length >= 2, length <= SockAddr.storageSize else { return .failure(-Errno.invalid) }
   let given = SockAddr.family(name)
   let asIPv4 =
     description.pointee.family == Family.inet

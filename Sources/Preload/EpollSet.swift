@@ -2,8 +2,9 @@
 // be ready. Read first: epoll(7), and fs/eventpoll.c for the order of things. Kernel descriptors stay in the kernel's set.
 //
 // A wait that involves the kernel's set sleeps in it; then a wake eventfd, registered there edge-triggered, tells of stack
-// sockets. It is never read: each write triggers anew, also through an outer epoll, which sees the inner set as ready for as
-// long as the trigger was not harvested. A wait on stack sockets alone sleeps on a futex word.
+// sockets. A waiter need not read it: each write triggers anew. It is read where something may watch the epoll descriptor itself
+// (an outer epoll, poll, select) and the ready list has become empty, so that the set does not look readable for ever. A
+// wait on stack sockets alone sleeps on a futex word.
 //
 // All under the state lock, except the atomics.
 
@@ -53,6 +54,8 @@ struct EpollSet: ~Copyable, Pooled {
   /// Home of the wake eventfd. Stays with the record from life to life.
   let eventDescriptor: UnsafeMutablePointer<Int32>
   var eventRegistered = false
+  /// The eventfd's counter is not 0.
+  var eventSignalled = false
   /// Something may wait on the epoll descriptor itself: an outer epoll, poll, select.
   var isWatched = false
   var wakeOwed = false
@@ -77,6 +80,7 @@ struct EpollSet: ~Copyable, Pooled {
     interestCount.store(0, ordering: .relaxed)
     kernelInterests.store(0, ordering: .relaxed)
     eventRegistered = false
+    eventSignalled = eventDescriptor.pointee >= 0
     isWatched = false
     wakeOwed = false
     kernelFirst = false
@@ -108,6 +112,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     guard pointee.life.release() else { return }
     anp_state_lock()
     while let interest = pointee.all { Epoll.removeLocked(interest) }
+    if pointee.isWatched { preload.pointee.watchedSets -= 1 }
     pointee.life.end()
     preload.pointee.epollSets.give(self)
     anp_state_unlock()
@@ -125,7 +130,32 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
       anp_wake(cWord(pointee.word), 1)
     }
     if pointee.eventRegistered, pointee.isWatched || pointee.kernelWaiters.load(ordering: .relaxed) > 0 {
-      anp_eventfd_signal(anp_internal_number(pointee.eventDescriptor))
+      signalEventLocked()
+    }
+  }
+
+  func signalEventLocked() {
+    pointee.eventSignalled = true
+    anp_eventfd_signal(anp_internal_number(pointee.eventDescriptor))
+  }
+
+  /// For a set that is watched: what is no longer ready leaves the list, and the eventfd says whether any is left. With
+  /// `isHarvested` the kernel's set may have given the trigger away.
+  func refreshLocked(isHarvested: Bool) {
+    guard pointee.eventRegistered else { return }
+    var next = pointee.firstReady
+    while let interest = next {
+      next = interest.pointee.nextReady
+      guard let description = interest.pointee.description,
+        description.readinessLocked() & interest.pointee.events & ~EpollFlag.privateBits == 0
+      else { continue }
+      unlinkReadyLocked(interest)
+    }
+    if pointee.firstReady == nil {
+      if pointee.eventSignalled { anp_eventfd_drain(anp_internal_number(pointee.eventDescriptor)) }
+      pointee.eventSignalled = false
+    } else if isHarvested || !pointee.eventSignalled {
+      signalEventLocked()
     }
   }
 
@@ -229,15 +259,29 @@ enum Epoll {
     preload.pointee.interests.give(interest)
   }
 
-  /// The stack says that `events` are new on `description`.
+  /// The stack says that `events` are new on `description`. All ordinary interests hear of it, of the exclusive ones no more
+  /// than it takes to wake somebody.
   static func changedLocked(_ description: DescriptionPointer, _ events: UInt32) {
+    var someoneExclusive = false
     var next = description.pointee.interests
     while let interest = next {
       next = interest.pointee.nextOfDescription
-      guard let set = interest.pointee.set, interest.pointee.events & events & ~EpollFlag.privateBits != 0
-      else { continue }
+      let wanted = interest.pointee.events
+      guard let set = interest.pointee.set, wanted & events & ~EpollFlag.privateBits != 0 else { continue }
+      if wanted & EpollFlag.exclusive != 0 {
+        if someoneExclusive { continue }
+        someoneExclusive = set.hasSleepers
+      }
       set.linkReadyLocked(interest)
       Wakes.owe(set)
+    }
+  }
+
+  /// Before the kernel is asked about a set that may have others in it: those say truly whether they are readable.
+  static func refreshWatchedLocked() {
+    for index in 0..<preload.pointee.epollSets.made {
+      let set = preload.pointee.epollSets.record(UInt32(index))
+      if set.pointee.isWatched, set.pointee.life.references > 0 { set.refreshLocked(isHarvested: false) }
     }
   }
 

@@ -38,6 +38,7 @@ public func entryForkChild() {
   for index in 0..<preload.pointee.epollSets.made {
     let set = preload.pointee.epollSets.record(UInt32(index))
     set.pointee.eventRegistered = false
+    set.pointee.eventSignalled = false
     set.pointee.wordWaiters.store(0, ordering: .relaxed)
     set.pointee.kernelWaiters.store(0, ordering: .relaxed)
     set.pointee.wakeOwed = false

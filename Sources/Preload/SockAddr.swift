@@ -9,6 +9,7 @@ enum SockAddr {
   static var inetSize: Int { 16 }
   static var inet6Size: Int { 28 }
   static var inet6LeastSize: Int { 24 }
+  static var storageSize: Int { 128 }
 
   enum Parsed {
     case endpoint(Endpoint)
@@ -24,6 +25,8 @@ enum SockAddr {
 
   /// Reads an address for a socket of `family`.
   static func parse(_ address: UnsafeRawPointer?, length: UInt32, family: Int32) -> Parsed {
+    // move_addr_to_kernel: no more than a sockaddr_storage.
+    if length > storageSize { return .failure(-Errno.invalid) }
     guard let address else { return .failure(length == 0 ? -Errno.invalid : -Errno.fault) }
     guard length >= 2 else { return .failure(-Errno.invalid) }
     let given = SockAddr.family(address)

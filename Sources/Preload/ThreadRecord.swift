@@ -12,7 +12,11 @@ typealias ThreadPointer = UnsafeMutablePointer<ThreadRecord>
 
 /// A reference that a sleeping call holds.
 struct HeldReference {
-  enum Kind: UInt8 { case description, setInKernel, setOnWord }
+  enum Kind: UInt8 {
+    case description, setInKernel, setOnWord
+    /// poll's: `generation` of them from `index` on in the thread's list.
+    case polled
+  }
   var kind: Kind
   var index: UInt32
   var generation: UInt32
@@ -42,6 +46,11 @@ struct ThreadRecord: ~Copyable, Pooled {
   private var held = InlineArray<8, HeldReference>(
     repeating: HeldReference(kind: .description, index: 0, generation: 0, depth: 0))
   private(set) var heldCount = 0
+
+  /// Descriptions (indices) that sleeping polls of this thread hold a reference to: a stack, as handlers nest.
+  private var polled: UnsafeMutablePointer<UInt32>?
+  private var polledCapacity = 0
+  private(set) var polledCount = 0
 
   private var pending = InlineArray<32, PendingWake?>(repeating: nil)
   private(set) var pendingCount = 0
@@ -75,9 +84,36 @@ struct ThreadRecord: ~Copyable, Pooled {
       // Deeper notes belong to handlers that jumped away.
       guard top.depth < reference.depth else { return false }
       heldCount -= 1
-      top.giveBack()
+      giveBack(top)
     }
     return false
+  }
+
+  mutating func holdPolled(_ index: UInt32) {
+    if polledCount == polledCapacity {
+      let larger = max(64, polledCapacity * 2)
+      let new = UnsafeMutablePointer<UInt32>.allocate(capacity: larger)
+      if let polled {
+        new.update(from: polled, count: polledCount)
+        polled.deallocate()
+      }
+      polled = new
+      polledCapacity = larger
+    }
+    polled.unsafelyUnwrapped[polledCount] = index
+    polledCount += 1
+  }
+
+  /// Gives back the polled descriptions from `first` on.
+  mutating func releasePolled(from first: Int) {
+    while polledCount > first, let polled {
+      polledCount -= 1
+      preload.pointee.descriptions.record(polled[polledCount]).release()
+    }
+  }
+
+  private mutating func giveBack(_ reference: HeldReference) {
+    if reference.kind == .polled { releasePolled(from: Int(reference.index)) } else { reference.giveBack() }
   }
 
   mutating func reapAbandoned(below depth: UInt) {
@@ -85,7 +121,7 @@ struct ThreadRecord: ~Copyable, Pooled {
       let top = held[heldCount - 1]
       guard top.depth <= depth else { return }
       heldCount -= 1
-      top.giveBack()
+      giveBack(top)
     }
   }
 
@@ -116,6 +152,7 @@ extension HeldReference {
       let set = preload.pointee.epollSets.record(index)
       set.pointee.kernelWaiters.subtract(1, ordering: .relaxed)
       set.release()
+    case .polled: break
     case .setOnWord:
       let set = preload.pointee.epollSets.record(index)
       set.pointee.wordWaiters.subtract(1, ordering: .relaxed)

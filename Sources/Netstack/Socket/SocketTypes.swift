@@ -26,6 +26,8 @@ package struct Readiness: OptionSet, Sendable {
   package static var priority: Readiness { Readiness(rawValue: 0x002) }
   /// Room to send (EPOLLOUT | EPOLLWRNORM).
   package static var writable: Readiness { Readiness(rawValue: 0x004 | 0x100) }
+  /// A datagram socket has room (EPOLLWRBAND, which Linux reports for these only).
+  package static var writableBand: Readiness { Readiness(rawValue: 0x200) }
   /// A pending error (EPOLLERR).
   package static var error: Readiness { Readiness(rawValue: 0x008) }
   /// Both directions are over, or never connected (EPOLLHUP).

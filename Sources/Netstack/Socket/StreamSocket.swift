@@ -34,6 +34,8 @@ extension TransmissionControlBlock {
   mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer) throws(SocketError) -> Int {
     try checkCanSend()
     if bytes.count == 0 { return 0 }
+    // Once full, a third must be free before more is taken (sk_stream_write_space): no dribble of small copies.
+    if wantsSpace, !isWritable { throw .wouldBlock }
     let n = sendBuffer.append(bytes, limit: sendLimit)
     moreComing = flags.contains(.more)
     if n > 0 {
@@ -72,11 +74,10 @@ extension TransmissionControlBlock {
   ) throws(SocketError) -> Int {
     if receiveQueue.readyBytes > 0 {
       if destination.count == 0 { return 0 }
-      let target =
-        flags.contains(.discard) ? UnsafeMutableRawBufferPointer(start: nil, count: destination.count) : destination
-      let n = readOut(target, peek: flags.contains(.peek), env)
-      return n
+      return readOut(destination, flags, env)
     }
+    // After the peer's FIN the end of the stream is told before any error (Linux's SOCK_DONE).
+    if streamEnded { return 0 }
     if let pending = error {
       error = nil
       throw pending
@@ -91,9 +92,10 @@ extension TransmissionControlBlock {
   }
 
   private mutating func readOut(
-    _ target: UnsafeMutableRawBufferPointer, peek: Bool, _ env: EnvironmentPointer
+    _ target: UnsafeMutableRawBufferPointer, _ flags: ReceiveFlags, _ env: EnvironmentPointer
   ) -> Int {
-    let n = receiveQueue.read(target, peek: peek, &env.pointee.pool)
+    let peek = flags.contains(.peek)
+    let n = receiveQueue.read(target, peek: peek, drop: flags.contains(.discard), &env.pointee.pool)
     env.pointee.statistics.count(.copiesOut)
     env.pointee.statistics.count(.copyBytesOut, n)
     if !peek {

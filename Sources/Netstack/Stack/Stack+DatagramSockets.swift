@@ -42,6 +42,7 @@ extension Stack {
     let address = group ? wanted : try bindable(wanted, freely: state.pointee.freeBind)
     try hold(state, address, port: local.port)
     state.pointee.isBound = true
+    state.pointee.boundAddress = address
   }
 
   private mutating func hold(_ state: DatagramPointer, _ address: IPAddress, port: UInt16) throws(SocketError) {
@@ -70,7 +71,9 @@ extension Stack {
     let state = try datagram(socket)
     if remote.address.isUnspecified, remote.port == 0 {
       state.pointee.remote = nil
-      if !state.pointee.isBound {
+      if state.pointee.isBound {
+        state.pointee.local.address = state.pointee.boundAddress
+      } else {
         datagramPorts.release(state, in: datagrams)
         state.pointee.local = Endpoint(.anyIPv4, 0)
       }
@@ -183,13 +186,8 @@ extension Stack {
       state.pointee.error = nil
       throw pending
     }
-    guard let packet = state.pointee.queue.first else {
-      if state.pointee.readShutdown {
-        return ReceivedDatagram(
-          copied: 0, length: 0, source: .none, destination: .none, timeToLive: 0, typeOfService: 0, time: now)
-      }
-      throw .wouldBlock
-    }
+    // After SHUT_RD datagrams still come; only a call that would wait ends, with zero (the shell sees to that).
+    guard let packet = state.pointee.queue.first else { throw .wouldBlock }
     let length = packet.count
     let copied = packet.copy(
       from: 0,

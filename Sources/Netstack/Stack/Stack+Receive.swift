@@ -303,7 +303,7 @@ extension Stack {
       return env.pointee.drop(packet, .udpNoSocket, .udp)
     }
     packet.pull(UDPHeader.length)
-    guard !socket.pointee.readShutdown, socket.pointee.queuedMemory + packet.truesize <= socket.pointee.receiveBuffer
+    guard socket.pointee.queuedMemory + packet.truesize <= socket.pointee.receiveBuffer
     else {
       env.pointee.statistics.count(.udpRcvbufErrors)
       return env.pointee.drop(packet, .udpReceiveBufferFull, .udp)

@@ -91,6 +91,7 @@ extension Stack {
       tcb.pointee.tuple.local = wanted
     }
     tcb.pointee.isBound = true
+    tcb.pointee.boundAddress = address
     demux.holdPort(tcb, in: tcbs)
   }
 
@@ -161,6 +162,7 @@ extension Stack {
     tcb.pointee.finQueued = false
     tcb.pointee.finSent = false
     tcb.pointee.finReceived = false
+    tcb.pointee.streamEnded = false
     tcb.pointee.readShutdown = false
     tcb.pointee.error = nil
     tcb.pointee.softError = nil
@@ -182,6 +184,8 @@ extension Stack {
     if socket.kind == .datagram { return try connectDatagram(socket, to: remote) }
     let tcb = try stream(socket)
     if let pending = tcb.pointee.error {
+      // Who learns of a failed attempt from connect itself has a fresh socket again (__inet_stream_connect).
+      if tcb.pointee.state == .closed { forget(tcb) }
       tcb.pointee.error = nil
       throw pending
     }
@@ -221,6 +225,37 @@ extension Stack {
     settle(tcb, before: .synSent)
     flush()
     throw .inProgress
+  }
+
+  /// connect(2) with AF_UNSPEC: the connection is reset, a listener stops, and the socket is as good as new; what bind
+  /// chose stays (tcp_disconnect).
+  package mutating func disconnect(_ socket: SocketHandle, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    if socket.kind == .datagram { return try connectDatagram(socket, to: Endpoint(.anyIPv4, 0)) }
+    let tcb = try stream(socket)
+    let before = tcb.pointee.state
+    if before == .listen {
+      closeListener(tcb)
+    } else if before != .closed {
+      if before != .synSent { sendReset(of: tcb) }
+      tcb.pointee.finish(environment)
+      settle(tcb, before: before)
+    }
+    forget(tcb)
+    flush()
+  }
+
+  /// What is left of the last connection goes, but for what the program chose.
+  private mutating func forget(_ tcb: TCBPointer) {
+    renew(tcb)
+    tcb.pointee.tuple.remote = Endpoint(.anyIPv4, 0)
+    if tcb.pointee.isBound {
+      tcb.pointee.tuple.local.address = tcb.pointee.boundAddress
+    } else {
+      // The number of the port is still told by getsockname, as in Linux, but no longer held.
+      demux.releasePort(tcb, in: tcbs)
+      tcb.pointee.tuple.local.address = .anyIPv4
+    }
   }
 
   /// Whether the socket pair is unused; a TIME-WAIT one may be taken over when its timestamps are a second old (RFC 6191 §2,
@@ -319,7 +354,8 @@ extension Stack {
       }
       return flush()
     case .synSent:
-      tcb.pointee.abort(nil, env)
+      // A connect that waits meanwhile is told (tcp_disconnect).
+      tcb.pointee.abort(.connectionReset, env)
     default:
       if how != .write {
         tcb.pointee.readShutdown = true

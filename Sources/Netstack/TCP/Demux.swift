@@ -142,27 +142,34 @@ package struct Demux: ~Copyable {
     while next != 0 {
       let tcb = slab.pointer(at: next - 1)
       next = tcb.pointee.hashNext
-      guard tcb.pointee.tuple.local.port == tuple.local.port else { continue }
-      let address = tcb.pointee.tuple.local.address
-      let score: Int
-      if address == tuple.local.address {
-        score = 1
-      } else if address.isUnspecified {
-        score = 0
-      } else {
-        continue
-      }
+      let score = Self.score(tcb, tuple.local)
       if score > bestScore {
         best = tcb
         bestScore = score
         equals = 1
-      } else if score == bestScore {
+      } else if score == bestScore, score >= 0 {
         equals += 1
-        // The k-th of n equals wins with probability 1/k: all the same in the end, and the same for one socket pair.
-        if (tuple.hash(key) >> 32) &* UInt64(equals) >> 7 % UInt64(equals) == 0 { best = tcb }
       }
     }
+    guard equals > 1 else { return best }
+    var chosen = Int(truncatingIfNeeded: ((tuple.hash(key) >> 32) &* UInt64(equals)) >> 32)
+    next = listeners[bucket]
+    while next != 0 {
+      let tcb = slab.pointer(at: next - 1)
+      next = tcb.pointee.hashNext
+      guard Self.score(tcb, tuple.local) == bestScore else { continue }
+      if chosen == 0 { return tcb }
+      chosen -= 1
+    }
     return best
+  }
+
+  /// How well a listener fits a local end: 1 by address, 0 by any, -1 not at all.
+  private static func score(_ tcb: TCBPointer, _ local: Endpoint) -> Int {
+    guard tcb.pointee.tuple.local.port == local.port else { return -1 }
+    let address = tcb.pointee.tuple.local.address
+    if address == local.address { return 1 }
+    return address.isUnspecified ? 0 : -1
   }
 
   // MARK: Local ports

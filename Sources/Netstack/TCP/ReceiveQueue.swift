@@ -54,14 +54,16 @@ struct ReceiveQueue {
   }
 
   /// Copies up to `destination.count` bytes out, or drops as many when `destination` has no memory.
-  mutating func read(_ destination: UnsafeMutableRawBufferPointer, peek: Bool, _ pool: inout BufferPool) -> Int {
+  mutating func read(
+    _ destination: UnsafeMutableRawBufferPointer, peek: Bool, drop: Bool = false, _ pool: inout BufferPool
+  ) -> Int {
     var done = 0
     let wanted = min(destination.count, readyBytes)
     var packet = ready.first
     while done < wanted, let current = packet {
       let length = current.count
       let n = min(length, wanted - done)
-      if let base = destination.baseAddress {
+      if !drop, let base = destination.baseAddress {
         _ = current.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: base + done, count: n))
       }
       done += n

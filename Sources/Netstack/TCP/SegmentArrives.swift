@@ -37,8 +37,11 @@ enum SegmentVerdict {
 
 extension TransmissionControlBlock {
   mutating func segmentArrives(_ segment: Segment, _ env: EnvironmentPointer) -> SegmentVerdict {
-    segmentsIn &+= 1
-    if segment.payloadLength > 0 { dataSegmentsIn &+= 1 }
+    // A super-frame counts as the segments it stands for.
+    let size = Int(segment.packet.storage.pointee.segmentSize)
+    let count = size > 0 && segment.payloadLength > size ? UInt32((segment.payloadLength + size - 1) / size) : 1
+    segmentsIn &+= count
+    if segment.payloadLength > 0 { dataSegmentsIn &+= count }
     if env.pointee.trace.allows(.tcp, .debug) {
       let shift = segment.flags.contains(.syn) ? 0 : Int(snd.shift)
       traceSegment(
@@ -122,12 +125,13 @@ extension TransmissionControlBlock {
     scoreboard.acknowledge(
       upTo: ack, now: now, minimumRTT: Interval(nanoseconds: rtt.minimum), echo: echoInstant(segment, env),
       &context.summary)
+    // Linux counts the SYN that an active open had acknowledged, and every FIN.
+    if state != .synReceived { bytesAcked &+= UInt64(context.acked) }
     snd.una = ack
     let bytes = SequenceNumber.min(ack, dataEnd) - snd.bufferStart
     if bytes > 0 {
       sendBuffer.drop(bytes)
       snd.bufferStart += bytes
-      bytesAcked &+= UInt64(bytes)
       spaceFreed(env)
     }
     takeRTT(context, segment, env)

@@ -113,6 +113,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var isZombie = false
   /// The program called bind; the port was chosen by it (Linux's userlocks).
   var isBound = false
+  /// What bind was asked for; connect puts our address in its place.
+  var boundAddress = IPAddress.anyIPv4
   var options = StreamOptions()
 
   // MARK: Sequence spaces and queues
@@ -126,6 +128,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var finSent = false
   /// The peer's FIN was taken in order.
   var finReceived = false
+  /// It was the peer that ended the stream, not a reset or a time-out.
+  var streamEnded = false
   var readShutdown = false
   var error: SocketError?
   /// An ICMP error that did not end the connection: told if it then times out (Linux's sk_err_soft).

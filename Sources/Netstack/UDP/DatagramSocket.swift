@@ -9,6 +9,8 @@ package struct DatagramSocketState: ~Copyable {
   var local = Endpoint(.anyIPv4, 0)
   var remote: Endpoint?
   var isBound = false
+  /// What bind was asked for; connect puts our address in its place until it is undone.
+  var boundAddress = IPAddress.anyIPv4
   var queue = PacketQueue()
   /// Memory of queued datagrams, bytes (truesize), and its limit (SO_RCVBUF).
   var queuedMemory = 0
@@ -50,7 +52,7 @@ package struct DatagramSocketState: ~Copyable {
     if readShutdown, writeShutdown { ready.formUnion(.hangUp) }
     if error != nil { ready.formUnion(.error) }
     // Sending never waits here: a datagram goes to the device at once.
-    ready.formUnion(.writable)
+    ready.formUnion([.writable, .writableBand])
     return ready
   }
 }

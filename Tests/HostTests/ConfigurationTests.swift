@@ -1,0 +1,200 @@
+// What the ANP_ variables mean, and what is said about values that mean nothing.
+
+import Foundation
+import Netstack
+import Testing
+import Wire
+
+@testable import Host
+
+/// Reads a configuration from these variables alone.
+private func configuration(_ variables: [String: String]) -> HostConfiguration {
+  HostConfiguration { name in
+    // Must stay where it is, as the environment does.
+    variables["\(name)"].map { UnsafePointer(strdup($0)) }
+  }
+}
+
+private func explanation(_ variables: [String: String]) -> String? {
+  guard let error = configuration(variables).error else { return nil }
+  return text { error.explain(to: &$0) }
+}
+
+/// What `body` appends, as a String.
+func text(_ body: (inout TextBuffer) -> Void) -> String {
+  let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 8192, alignment: 8)
+  defer { memory.deallocate() }
+  var buffer = TextBuffer(memory)
+  body(&buffer)
+  return String(decoding: buffer.bytes, as: UTF8.self)
+}
+
+private func v4(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) -> IPAddress { IPAddress(IPv4Address(a, b, c, d)) }
+
+@Suite("Configuration from the environment")
+struct ConfigurationTests {
+  @Test("nothing set: anp0, 198.18.0.4/24, everything else off")
+  func defaults() {
+    let c = configuration([:])
+    #expect(c.error == nil)
+    #expect(c.linkCount == 1)
+    #expect(String(cString: c.link(0).device) == "anp0")
+    #expect(c.link(0).address == IPv4Address(198, 18, 0, 4))
+    #expect(c.link(0).prefixLength == 24)
+    #expect(c.gateway == nil && c.mtu == nil && !c.fallbackToKernel && c.filter.isOff)
+    #expect(!c.matchesTake(v4(10, 0, 0, 1)) && !c.matchesBypass(v4(10, 0, 0, 1)))
+    if case .none = c.log, case .none = c.capture, case .none = c.statistics {} else { Issue.record("output is on") }
+  }
+
+  @Test("device, address, gateway, MTU")
+  func link() {
+    let c = configuration([
+      "ANP_TAP": "tap-7", "ANP_ADDR": "10.1.2.3/8", "ANP_GATEWAY": "10.9.9.9", "ANP_MTU": "9000", "ANP_RXRING": "256",
+    ])
+    #expect(c.error == nil)
+    #expect(String(cString: c.link(0).device) == "tap-7")
+    #expect(c.link(0).address == IPv4Address(10, 1, 2, 3) && c.link(0).prefixLength == 8)
+    #expect(c.gateway == IPv4Address(10, 9, 9, 9))
+    #expect(c.mtu == 9000 && c.receiveRing == 256)
+  }
+
+  @Test("several devices go with as many addresses")
+  func links() {
+    let c = configuration(["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"])
+    #expect(c.error == nil && c.linkCount == 2)
+    #expect(String(cString: c.link(1).device) == "b" && c.link(1).address == IPv4Address(198, 18, 1, 4))
+    #expect(configuration(["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24"]).error != nil)
+    #expect(configuration(["ANP_TAP": "a,b"]).error != nil)
+    #expect(configuration(["ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"]).error != nil)
+  }
+
+  @Test(
+    "a bad value is named, with what the variable takes",
+    arguments: [
+      ("ANP_TAP", ""), ("ANP_TAP", "a,"), ("ANP_TAP", "a-name-of-16-chars"), ("ANP_TAP", "a b"), ("ANP_TAP", "../x"),
+      ("ANP_ADDR", "198.18.0.4"), ("ANP_ADDR", "198.18.0.4/33"), ("ANP_ADDR", "198.18.0.4/0"),
+      ("ANP_ADDR", "198.18.0/24"),
+      ("ANP_ADDR", "198.18.0.0/24"), ("ANP_ADDR", "198.18.0.255/24"), ("ANP_ADDR", "127.0.0.1/8"),
+      ("ANP_ADDR", "224.0.0.1/8"),
+      ("ANP_ADDR", "198.18.0.256/24"), ("ANP_ADDR", "198.18.0.4/24 "), ("ANP_ADDR", "::1/64"),
+      ("ANP_GATEWAY", "198.18.1.1"), ("ANP_GATEWAY", "198.18.0.4"), ("ANP_GATEWAY", "gateway"),
+      ("ANP_MTU", "67"), ("ANP_MTU", "65522"), ("ANP_MTU", "1500x"), ("ANP_MTU", "-1"),
+      ("ANP_MTU", "99999999999999999999"),
+      ("ANP_RXRING", "0"), ("ANP_TAKE", "10.0.0.0/33"), ("ANP_TAKE", "10.0.0.0/8,"), ("ANP_BYPASS", "everything"),
+      ("ANP_BYPASS", "2001:db8::/129"), ("ANP_DEBUG", "tpc"), ("ANP_DEBUG", "tcp:loud"), ("ANP_DEBUG", "tcp ip"),
+      ("ANP_FALLBACK", "yes"),
+    ])
+  func badValue(variable: String, value: String) {
+    let said = explanation([variable: value])
+    #expect(said?.hasPrefix("\(variable)=\(value) cannot be used: it takes ") == true, "\(said ?? "nothing")")
+  }
+
+  @Test("RFC 3021: both addresses of a /31 are hosts")
+  func pointToPoint() {
+    #expect(configuration(["ANP_ADDR": "198.18.0.4/31"]).error == nil)
+    #expect(configuration(["ANP_ADDR": "198.18.0.5/31"]).error == nil)
+    #expect(configuration(["ANP_ADDR": "198.18.0.5/32"]).error == nil)
+  }
+
+  @Test("networks of both families")
+  func networks() {
+    let c = configuration(["ANP_TAKE": "10.0.0.0/8,192.0.2.7,2001:db8::/32", "ANP_BYPASS": "all"])
+    #expect(c.error == nil)
+    #expect(c.matchesTake(v4(10, 255, 0, 1)) && !c.matchesTake(v4(11, 0, 0, 1)))
+    #expect(c.matchesTake(v4(192, 0, 2, 7)) && !c.matchesTake(v4(192, 0, 2, 8)))
+    #expect(c.matchesTake(IPAddress(high: 0x2001_0db8_1234_0000, low: 1)))
+    #expect(!c.matchesTake(IPAddress(high: 0x2001_0db9_0000_0000, low: 1)))
+    #expect(c.matchesBypass(v4(1, 2, 3, 4)) && c.matchesBypass(IPAddress(high: 1, low: 2)))
+    let many = (0..<32).map { "10.0.\($0).0/24" }.joined(separator: ",")
+    #expect(configuration(["ANP_TAKE": many]).error == nil)
+    #expect(configuration(["ANP_TAKE": many + ",10.1.0.0/16"]).error != nil)
+    #expect(configuration(["ANP_TAKE": ""]).error == nil)
+  }
+
+  @Test("ANP_DEBUG: a category alone means debug, later words win, all means all")
+  func debug() {
+    let some = configuration(["ANP_DEBUG": "tcp,ip:trace,arp:info"]).filter
+    #expect(some.allows(.tcp, .debug) && !some.allows(.tcp, .trace))
+    #expect(some.allows(.ip, .trace))
+    #expect(some.allows(.arp, .info) && !some.allows(.arp, .debug))
+    #expect(!some.allows(.udp, .error))
+    let all = configuration(["ANP_DEBUG": "all:trace,timer:off"]).filter
+    for category in TraceCategory.allCases { #expect(all.allows(category, .trace) == (category != .timer)) }
+    if case .standardError = configuration(["ANP_DEBUG": "tcp"]).log {
+    } else {
+      Issue.record("the log has nowhere to go")
+    }
+    let silent = configuration(["ANP_DEBUG": "tcp:off"])
+    if case .none = silent.log {} else { Issue.record("a log without events") }
+  }
+
+  @Test("ANP_LOG alone logs what is worth knowing")
+  func logAlone() {
+    let c = configuration(["ANP_LOG": "/tmp/x.log"])
+    #expect(c.filter.allows(.tcp, .info) && !c.filter.allows(.tcp, .debug))
+    guard case .file(let name) = c.log else { return #expect(Bool(false)) }
+    #expect(String(cString: name) == "/tmp/x.log")
+  }
+
+  @Test("ANP_STATS: 1 is standard error, 0 is off, anything else a file")
+  func statistics() {
+    if case .standardError = configuration(["ANP_STATS": "1"]).statistics {} else { Issue.record("1") }
+    if case .none = configuration(["ANP_STATS": "0"]).statistics {} else { Issue.record("0") }
+    if case .file = configuration(["ANP_STATS": "10"]).statistics {} else { Issue.record("10") }
+  }
+
+  @Test("ANP_FALLBACK counts even where something else is wrong")
+  func fallback() {
+    #expect(configuration(["ANP_FALLBACK": "kernel", "ANP_MTU": "x"]).fallbackToKernel)
+    #expect(!configuration(["ANP_FALLBACK": ""]).fallbackToKernel)
+  }
+}
+
+@Suite("Addresses as text")
+struct AddressTextTests {
+  @Test(
+    "RFC 5952 §4: what is read comes out in its canonical form",
+    arguments: [
+      ("::", "::"), ("::1", "::1"), ("1::", "1::"), ("2001:db8::1", "2001:db8::1"),
+      ("2001:0DB8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),
+      ("2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"), ("1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8"),
+      ("fe80::a:0:0", "fe80::a:0:0"),
+      ("::ffff:192.0.2.1", "192.0.2.1"), ("64:ff9b::192.0.2.33", "64:ff9b::c000:221"),
+      ("1:2:3:4:5:6:7::", "1:2:3:4:5:6:7:0"),
+    ])
+  func roundTrip(given: String, canonical: String) {
+    let address = given.withCString { name in
+      var cursor = TextCursor(cString: name)
+      let address = cursor.ipv6Address()
+      return cursor.atEnd ? address : nil
+    }
+    #expect(address.map { address in text { $0.append(address) } } == canonical)
+  }
+
+  @Test(
+    "RFC 4291 §2.2: what is no address is refused",
+    arguments: [
+      ":", ":::", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9", "1::2::3", "12345::", "1:2:3:4:5:6:7:8::", "g::", "1:", ":1",
+    ])
+  func refused(given: String) {
+    given.withCString { name in
+      var cursor = TextCursor(cString: name)
+      let address = cursor.ipv6Address()
+      #expect(address == nil || !cursor.atEnd)
+    }
+  }
+
+  @Test("numbers, padding, cutting at the end of the buffer")
+  func numbers() {
+    #expect(text { $0.append(UInt64.max) } == "18446744073709551615")
+    #expect(text { $0.append(-42) } == "-42")
+    #expect(text { $0.append(7, width: 6, padding: UInt8(ascii: "0")) } == "000007")
+    #expect(text { $0.append(MACAddress(bits: 0x0200_5e10_00ff)) } == "02:00:5e:10:00:ff")
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 4, alignment: 1)
+    defer { memory.deallocate() }
+    var small = TextBuffer(memory)
+    small.append("abc")
+    small.append("def")
+    #expect(String(decoding: small.bytes, as: UTF8.self) == "abcd")
+  }
+}
