@@ -135,9 +135,7 @@ static void closed(void) {
   section("closed while send waits");
   fd = pair_with_peer("x");
   set_option(fd, SOL_SOCKET, SO_SNDBUF, 20000);
-  for (int i = 0; i < 3; i++, settle())
-    while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-      ;
+  fill(fd);
   waiter = wait_in(IN_SEND, fd);
   start(&waiter);
   CALL(close(fd));
@@ -178,9 +176,7 @@ static void shut_down(void) {
   section("shut down while send waits");
   fd = pair_with_peer("x");
   set_option(fd, SOL_SOCKET, SO_SNDBUF, 20000);
-  for (int i = 0; i < 3; i++, settle())
-    while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-      ;
+  fill(fd);
   waiter = wait_in(IN_SEND, fd);
   start(&waiter);
   CALL(shutdown(fd, SHUT_WR));

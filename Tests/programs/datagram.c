@@ -104,8 +104,8 @@ int main(void) {
   CALL(recv(fd, got, 10, MSG_OOB | MSG_DONTWAIT));
   CALL(listen(fd, 1));
   OPEN(accept(fd, NULL, NULL));
-  CALL(shutdown(fd, SHUT_RD));
   other = udp(0);
+  CALL(shutdown(other, SHUT_RD));
   CALL(bind(other, ANY(7231)));
   CALL(bind(other, ANY(7232)));
   CALL(bind(other, ANY(7233)));
@@ -169,6 +169,16 @@ int main(void) {
   CALL(send(fd, data, 10, 0));
   settle();
   show_error(fd);
+  close(fd);
+
+  section("shutdown of a socket that is not connected: an error, and yet reading ends, though not for what comes");
+  fd = udp(7239);
+  CALL(shutdown(fd, SHUT_RD));
+  CALL(recv(fd, got, 10, MSG_DONTWAIT));
+  CALL(recv(fd, got, 10, 0));
+  peer("udp-send u 7239 5");
+  settle();
+  CALL(recv(fd, got, 10, MSG_DONTWAIT));
   close(fd);
 
   section("shutdown");

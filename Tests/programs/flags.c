@@ -1,4 +1,4 @@
-// Flags of send and recv: PEEK, DONTWAIT, WAITALL, TRUNC, NOSIGNAL and SIGPIPE, MORE, OOB, and odd ones.
+// Flags of send and recv: PEEK, DONTWAIT, WAITALL, TRUNC, NOSIGNAL and SIGPIPE, MORE, and odd ones.
 // row: seconds=30
 #include "probe.h"
 
@@ -139,10 +139,8 @@ static void sending(void) {
   section("a full buffer");
   fd = pair_with_peer("x");
   MUST(set_option(fd, SOL_SOCKET, SO_SNDBUF, 20000));
-  long total = 0, count;
-  while ((count = send(fd, data, sizeof data, MSG_DONTWAIT)) > 0)
-    total += count;
-  note("more than 20000: %d, then %ld %s", total > 20000, count, strerrorname_np(errno));
+  long total = fill(fd);
+  note("more than 20000: %d", total > 20000);
   CALL(send(fd, data, 1, MSG_DONTWAIT));
   CALL(send(fd, data, 0, MSG_DONTWAIT));
   show_poll(fd, POLLOUT, 0);
@@ -184,38 +182,10 @@ static void sending(void) {
   peer("close x y");
 }
 
-static void urgent(void) {
-  section("urgent data");
-  int fd = pair_with_peer("x");
-  peer("text x abc");
-  peer("urgent x d");
-  peer("text x ef");
-  settle();
-  show_poll(fd, ALL_EVENTS, 500);
-  memset(got, 0, 16);
-  CALL(recv(fd, got, 10, 0));
-  note("%s", got);
-  CALL(ioctl(fd, SIOCATMARK, got));
-  note("at mark %d", *(int *)got);
-  memset(got, 0, 16);
-  CALL(recv(fd, got, 10, MSG_OOB));
-  note("%s", got);
-  CALL(recv(fd, got, 10, MSG_OOB));
-  memset(got, 0, 16);
-  CALL(recv(fd, got, 10, 0));
-  note("%s", got);
-  CALL(send(fd, "xyz", 3, MSG_OOB));
-  peer("option x SOL_SOCKET SO_OOBINLINE 1");
-  peer("receive x 3");
-  close(fd);
-  peer("close x");
-}
-
 int main(void) {
   begin();
   pattern(data, sizeof data, 0);
   receiving();
   sending();
-  urgent();
   note("\nend");
 }

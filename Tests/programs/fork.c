@@ -1,5 +1,5 @@
 // fork: the parent's sockets go on, a child's new sockets work; what a child sees of inherited ones.
-// row: seconds=40
+// row: seconds=40 devices=4
 #include "probe.h"
 
 #include <spawn.h>
@@ -45,6 +45,16 @@ static void shut(int fd) { CALL(shutdown(fd, SHUT_RDWR)); }
 
 static void server_in_child(int unused) {
   (void)unused;
+  // A child's stack has an address of its own.
+  int probe = socket(AF_INET, SOCK_DGRAM, 0);
+  struct sockaddr_in name;
+  socklen_t length = sizeof name;
+  CALL(connect(probe, PEER(7999)));
+  CALL(getsockname(probe, (struct sockaddr *)&name, &length));
+  close(probe);
+  char command[64];
+  snprintf(command, sizeof command, "host %s", inet_ntoa(name.sin_addr));
+  peer_ask(command);
   int listener = listening(7222, 4);
   peer("begin-connect d 7222");
   int fd = accept(listener, NULL, NULL);
@@ -54,6 +64,8 @@ static void server_in_child(int unused) {
   close(fd);
   peer("receive d 1");
   peer("close d");
+  snprintf(command, sizeof command, "host %s", host());
+  peer_ask(command);
 }
 
 int main(void) {

@@ -72,10 +72,7 @@ int main(void) {
   CALL(send(fd, bytes, 100, 0));
   settle();
   note("%d %d", ask(fd, SIOCOUTQ), ask(fd, SIOCOUTQNSD));
-  long total = 100, count;
-  for (int i = 0; i < 3; i++, settle())
-    while ((count = send(fd, bytes, sizeof bytes, MSG_DONTWAIT)) > 0)
-      total += count;
+  long total = 100 + fill(fd);
   int queued = ask(fd, SIOCOUTQ), unsent = ask(fd, SIOCOUTQNSD);
   note("the peer's window is full: queued %d, unsent %d, no more than sent %d", queued > 0, unsent > 0, queued <= total);
   char command[64];

@@ -269,8 +269,8 @@ static void information(void) {
   note("  bytes acked %llu received %llu sent %llu retransmitted %llu", (unsigned long long)info.tcpi_bytes_acked,
        (unsigned long long)info.tcpi_bytes_received, (unsigned long long)info.tcpi_bytes_sent,
        (unsigned long long)info.tcpi_bytes_retrans);
-  note("  notsent %u, segments out %d in %d, data out %d in %d", info.tcpi_notsent_bytes, info.tcpi_segs_out > 3,
-       info.tcpi_segs_in > 3, info.tcpi_data_segs_out > 0, info.tcpi_data_segs_in > 0);
+  note("  notsent %u, segments out %d in %d, data out %d in %d", info.tcpi_notsent_bytes, info.tcpi_segs_out > 2,
+       info.tcpi_segs_in > 1, info.tcpi_data_segs_out > 0, info.tcpi_data_segs_in > 0);
   note("  idle: data sent %d ms received %d ms, above 50", info.tcpi_last_data_sent >= 50, info.tcpi_last_data_recv >= 50);
   note("  rcv_space above 0: %d, snd_wnd above 0: %d", info.tcpi_rcv_space > 0, info.tcpi_snd_wnd > 0);
   for (int room = 0; room <= 104; room += 26) {

@@ -358,6 +358,19 @@ static inline long receive_all(int fd, void *buffer, size_t count) {
   return got;
 }
 
+/// Sends until both ends' buffers are full and stay so; the number of bytes.
+static inline long fill(int fd) {
+  static const char zeros[1 << 18];
+  long total = 0, count;
+  for (int quiet = 0; quiet < 3; sleep_ms(50)) {
+    long before = total;
+    while ((count = send(fd, zeros, sizeof zeros, MSG_DONTWAIT | MSG_NOSIGNAL)) > 0)
+      total += count;
+    quiet = total == before ? quiet + 1 : 0;
+  }
+  return total;
+}
+
 /// First statement of each main: lines come out whole even when the program is ended from outside.
 static inline void begin(void) {
   setvbuf(stdout, NULL, _IOLBF, 0);

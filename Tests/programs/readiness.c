@@ -124,11 +124,7 @@ static void states(void) {
 
   fd = pair_with_peer("x");
   set_option(fd, SOL_SOCKET, SO_SNDBUF, 30000);
-  while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-    ;
-  settle();
-  while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-    ;
+  fill(fd);
   every_way("full", fd);
   peer("sink x");
   show_poll(fd, POLLOUT, 2000);

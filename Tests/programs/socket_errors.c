@@ -36,7 +36,9 @@ static void binding(void) {
   show_names(a);
   CALL(bind(a, in4(host(), 7100), 2));
   CALL(bind(a, in4(host(), 7100), SIZE_IN - 1));
-  CALL(bind(a, in4(host(), 7100), -1));
+  int fresh = socket(AF_INET, SOCK_STREAM, 0);
+  CALL(bind(fresh, in4(host(), 7100), -1));
+  close(fresh);
   CALL(bind(a, in6("::", 7100), SIZE_IN6));
   CALL(bind(a, in4("198.18.0.77", 7100), SIZE_IN));
   CALL(bind(a, HOST(7100)));

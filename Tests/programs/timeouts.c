@@ -45,9 +45,7 @@ static void limits(void) {
   long first = send(fd, bytes, sizeof bytes, 0);
   note("some were taken: %d", first > 0 && first < (long)sizeof bytes);
   took(start, 180, 500);
-  settle();
-  while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-    ;
+  fill(fd);
   start = now_ms();
   CALL(send(fd, bytes, sizeof bytes, 0));
   took(start, 180, 500);
@@ -138,9 +136,7 @@ static void user_timeout(void) {
   int fd = connected(7193);
   peer("accept x l");
   CALL(set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 1500));
-  for (int i = 0; i < 3; i++, settle())
-    while (send(fd, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
-      ;
+  fill(fd);
   long start = now_ms();
   show_poll(fd, POLLRDHUP, 8000);
   took(start, 1000, 5000);

@@ -1,5 +1,5 @@
 // Large transfers, both directions at once in two threads, by each pair of calls; sums at both ends.
-// row: seconds=120
+// row: seconds=120 alone
 #include "probe.h"
 
 static long amount;

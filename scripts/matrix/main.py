@@ -1,6 +1,7 @@
 # Owns: the command line, the loop over the rows, the table. Read docs/TESTING.md first, then row.py, trial.py, network.py.
 
 import argparse
+import concurrent.futures
 import difflib
 import fnmatch
 import os
@@ -83,7 +84,6 @@ def apply_accepted(row, native, shim):
     See Tests/programs/accepted-differences.tsv: row, native pattern, shim pattern, reason.
     """
     used = []
-    accepted = getattr(row, "accepted", [])
     matcher = difflib.SequenceMatcher(None, native, shim, autojunk=False)
     result = []
     for kind, n1, n2, s1, s2 in matcher.get_opcodes():
@@ -91,7 +91,7 @@ def apply_accepted(row, native, shim):
             result += shim[s1:s2]
             continue
         for ours, theirs in zip(native[n1:n2], shim[s1:s2]):
-            entry = next((e for e in accepted if re.search(e[0], ours) and re.search(e[1], theirs)), None)
+            entry = next((e for e in row.accepted if re.search(e[0], ours) and re.search(e[1], theirs)), None)
             if entry is not None:
                 used.append(entry)
             result.append(theirs if entry is None else ours)
@@ -106,11 +106,17 @@ def judge(row, options, fixtures, libraries):
         outcome = Outcome()
         outcome.failure = f"not installed: {', '.join(missing)}"
         return outcome, Outcome(), outcome.failure
-    native = run(NATIVE, row, os.path.join(base, "native"), fixtures, libraries, options)
-    if native.failure is not None:
-        return native, Outcome(), f"native: {native.failure}"
     other = NATIVE if options.native else SHIM
-    shim = run(other, row, os.path.join(base, "again" if options.native else "shim"), fixtures, libraries, options)
+    sides = [(NATIVE, os.path.join(base, "native")), (other, os.path.join(base, "again" if options.native else "shim"))]
+    start = lambda side: run(side[0], row, side[1], fixtures, libraries, options)
+    if row.together:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            native, shim = pool.map(start, sides)
+    else:
+        native = start(sides[0])
+        shim = start(sides[1]) if native.failure is None else Outcome()
+    if native.failure is not None:
+        return native, shim, f"native: {native.failure}"
     expected, got = lines(native.observations), lines(shim.observations)
     got, used = apply_accepted(row, expected, got) if not options.native else (got, [])
     shim.notes = [f"accepted: {entry[2]}" for entry in dict.fromkeys(used)]

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x10000000, 0x20000000, 0x40000000
@@ -101,7 +102,7 @@ class Namespace:
         self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         _check(libc.setns(home, CLONE_NEWNET), "setns")
         os.close(home)
-        self._homes = []
+        self._homes = threading.local()
         self.ip("link set lo up")
         # What the distribution or the machine's owner changed must not change what a test sees.
         for name, value in (
@@ -127,11 +128,13 @@ class Namespace:
                 pass  # a kernel without IPv6
 
     def __enter__(self):
-        self._homes.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
+        # Each thread has a namespace of its own to come back to.
+        stack = self._homes.__dict__.setdefault("stack", [])
+        stack.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
         _check(libc.setns(self.fd, CLONE_NEWNET), "setns")
 
     def __exit__(self, *_):
-        home = self._homes.pop()
+        home = self._homes.stack.pop()
         _check(libc.setns(home, CLONE_NEWNET), "setns")
         os.close(home)
 
@@ -201,13 +204,30 @@ def kernel_to_kernel():
     return program, peer
 
 
-def stack_to_kernel():
-    """The one namespace of a run under the shim: a TAP whose host side is the peers'; the program finds the TAP here too."""
+def stack_to_kernel(devices=1):
+    """The one namespace of a run under the shim: a TAP whose host side is the peers'; the program finds the TAP here too.
+
+    More devices are for children with stacks of their own: anp1 is 198.18.1.5/24, and so on.
+    """
     peer = Namespace()
-    peer.ip(
-        f"tuntap add dev {DEVICE} mode tap multi_queue vnet_hdr",
-        f"addr add {PEER}/24 dev {DEVICE}",
-        f"link set {DEVICE} txqueuelen 10000 up",
-    )
+    for i in range(devices):
+        peer.ip(
+            f"tuntap add dev {device(i)} mode tap multi_queue vnet_hdr",
+            f"addr add {PEER if i == 0 else f'198.18.{i}.5'}/24 dev {device(i)}",
+            f"link set {device(i)} txqueuelen 10000 up",
+        )
     _behind_the_peer(peer)
     return peer, peer
+
+
+def device(i):
+    return DEVICE if i == 0 else f"anp{i}"
+
+
+def stack_environment(devices=1):
+    """What tells the stack about its devices; the gateway is the default, the host's address on the device."""
+    addresses = [HOST] + [f"198.18.{i}.4" for i in range(1, devices)]
+    return {
+        "ANP_TAP": ",".join(device(i) for i in range(devices)),
+        "ANP_ADDR": ",".join(f"{address}/24" for address in addresses),
+    }

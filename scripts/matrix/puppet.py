@@ -123,6 +123,10 @@ class Puppet:
         sock = self.sockets[name]
         sock.setsockopt(getattr(socket, level), getattr(socket, option), int(value))
 
+    def do_host(self, address):
+        """Where to connect to from now on, for a program that has several addresses."""
+        self.host = address
+
     def do_mute(self):
         """From now on nothing of ours reaches the program's host, as if the cable were cut in one direction."""
         subprocess.run(["ip", "route", "add", "blackhole", self.host], check=True)

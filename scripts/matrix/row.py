@@ -8,25 +8,27 @@ ROWS = []
 
 
 class Row:
-    def __init__(self, name, function, roles, needs, seconds, quick):
+    def __init__(self, name, function, roles, needs, seconds, quick, together, devices, accepted):
         self.name, self.function, self.roles, self.needs = name, function, roles, needs
-        self.seconds, self.quick = seconds, quick
+        self.seconds, self.quick, self.together, self.devices = seconds, quick, together, devices
+        self.accepted = accepted
         self.summary = (function.__doc__ or "").strip().splitlines()[0] if function.__doc__ else ""
 
     def missing(self):
         return [tool for tool in self.needs if shutil.which(tool) is None]
 
 
-def row(name, *, roles, needs=(), seconds=30, quick=True):
+def row(name, *, roles, needs=(), seconds=30, quick=True, together=False, devices=1, accepted=()):
     """Makes a function a row.
 
     roles: what the program under test is. "client": it opens all connections, "server": it accepts all, "puppet": the
     peer is puppet.py and counts its own. They decide what the kernel's counters must show.
-    seconds: the longest a side may take. quick: whether --quick includes it.
+    seconds: the longest a side may take. quick: whether --quick includes it. together: both sides at the same time, for
+    what mostly waits. devices: how many TAPs the shim's side has. accepted: see apply_accepted in main.py.
     """
 
     def add(function):
-        ROWS.append(Row(name, function, roles.split(), needs, seconds, quick))
+        ROWS.append(Row(name, function, roles.split(), needs, seconds, quick, together, devices, accepted))
         return function
 
     return add

@@ -11,7 +11,6 @@ import threading
 import time
 
 import network
-from network import HOST, PEER
 
 NATIVE, SHIM = "native", "shim"
 
@@ -89,8 +88,8 @@ class Trial:
         self.started = time.monotonic()
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
-        make = network.kernel_to_kernel if side == NATIVE else network.stack_to_kernel
-        self.program_namespace, self.peer_namespace = make()
+        networks = network.kernel_to_kernel() if side == NATIVE else network.stack_to_kernel(row.devices)
+        self.program_namespace, self.peer_namespace = networks
         self._stop_watching = threading.Event()
         self._watcher = None
 
@@ -147,9 +146,7 @@ class Trial:
             index = len(self.program_sessions)
             environment = {
                 "LD_PRELOAD": ":".join(self.libraries),
-                "ANP_TAP": network.DEVICE,
-                "ANP_ADDR": f"{HOST}/24",
-                "ANP_GATEWAY": PEER,
+                **network.stack_environment(self.row.devices),
                 "ANP_STATS": self.path(f"statistics.{index}"),
                 "ANP_LOG": self.path(f"anp-log.{index}"),
                 **({"ANP_DEBUG": self.debug} if self.debug else {}),

@@ -5,6 +5,7 @@ import glob
 import os
 import re
 import subprocess
+import threading
 
 from network import HOST, PEER
 from row import row
@@ -12,11 +13,12 @@ from row import row
 from .common import PROGRAMS, PYTHON
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+_compiling = threading.Lock()
 ACCEPTED = os.path.join(PROGRAMS, "accepted-differences.tsv")
 
 
 def settings(path):
-    """`// row: seconds=60 full` in a program's first lines; without such a line it has no row here."""
+    """`// row: seconds=60 full alone devices=2` in a program's first lines; without such a line it has no row here."""
     with open(path) as file:
         head = "".join(file.readline() for _ in range(30))
     match = re.search(r"^// row:(.*)$", head, re.MULTILINE)
@@ -43,7 +45,9 @@ def accepted(name):
 def compiled(t, source):
     """The program, compiled once in a run of the judge: never stale, and a run of all takes few seconds for it."""
     binary = os.path.join(t.fixtures.directory, os.path.basename(source)[:-2])
-    if not os.path.exists(binary):
+    with _compiling:  # the two sides run at the same time
+        if os.path.exists(binary):
+            return binary
         compiler = os.environ.get("CC", "cc")
         flags = ["-std=gnu17", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-Wno-unused-result"]
         result = subprocess.run([compiler, *flags, "-o", binary, source], capture_output=True, text=True)
@@ -74,10 +78,16 @@ def add(source, words, about):
         t.expect(RxFrames=1, TxFrames=1)
 
     run.__doc__ = about
-    row(f"posix.{name}", roles="puppet", needs=["cc"], seconds=int(words.get("seconds", 30)), quick="full" not in words)(run)
-    from row import ROWS
-
-    ROWS[-1].accepted = accepted(name)
+    row(
+        f"posix.{name}",
+        roles="puppet",
+        needs=["cc"],
+        seconds=int(words.get("seconds", 30)),
+        quick="full" not in words,
+        together="alone" not in words,
+        devices=int(words.get("devices", 1)),
+        accepted=accepted(name),
+    )(run)
 
 
 for _source in sorted(glob.glob(os.path.join(PROGRAMS, "*.c"))):
