@@ -51,7 +51,8 @@ test-sanitizers: all
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:
-	@scripts/test.sh simulate $(SEEDS)
+	$(SWIFT) build -c release --product anp-simulate
+	.build/release/anp-simulate --seeds $(SEEDS)
 
 ## check: format, layers, scripts, and the library as a file (what it needs and exports, its size)
 check: build/libanp.so

@@ -35,10 +35,11 @@ exported=$(names "$library")
 foreign=$(comm -23 <(printf '%s\n' "$exported") <(names "$libc"))
 verdict "$([[ -z $foreign ]] && echo ok)" "exports libc's names only ($(wc -l <<<"$exported") of them)" "$(indented "$foreign")"
 
-# What must be among them: programs compiled with fortification or large files call the twins.
+# What must be among them: programs compiled with fortification or large files call the twins. (fork is not: handlers of
+# pthread_atfork see also the forks inside libc.)
 required='socket connect bind listen accept accept4 send sendto sendmsg recv recvfrom recvmsg read readv write writev close
 shutdown getsockopt setsockopt getsockname getpeername poll ppoll select pselect epoll_create epoll_create1 epoll_ctl
-epoll_wait epoll_pwait epoll_pwait2 fcntl fcntl64 ioctl dup dup2 dup3 sendfile sendfile64 close_range fork vfork _exit
+epoll_wait epoll_pwait epoll_pwait2 fcntl fcntl64 ioctl dup dup2 dup3 sendfile sendfile64 close_range vfork _exit
 sigaction signal sendmmsg recvmmsg __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk syscall
 execve execv execvp execl execlp execle'
 missing=$(comm -23 <(tr -s ' ' '\n' <<<"$required" | sort -u) <(printf '%s\n' "$exported"))

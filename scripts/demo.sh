@@ -31,6 +31,14 @@ counter() { # counter Tcp ActiveOpens: one number of /proc/net/snmp
     $1 == group { print $at[name] }' /proc/self/net/snmp
 }
 
+# A program that has ended leaves its connections' last words to its keeper: the device is free when these are said.
+settle() {
+  for _ in {1..100}; do
+    [[ $("$here/scripts/tap.sh" status) != *", free:"* ]] || return 0
+    sleep 0.02
+  done
+}
+
 ip link set lo up
 "$here/scripts/tap.sh" up --mtu 1500
 [[ -r /dev/net/tun && -w /dev/net/tun ]] || { echo "demo: cannot open /dev/net/tun ('build/anp doctor' says what to do)" >&2; exit 1; }
@@ -64,13 +72,15 @@ passive_before=$(counter Tcp PassiveOpens)
 
 show "ANP_DEBUG=arp,tcp LD_PRELOAD=build/libanp.so curl http://198.18.0.5:8000/hello.txt"
 ANP_DEBUG=arp,tcp LD_PRELOAD=$here/build/libanp.so curl --fail --silent --show-error http://198.18.0.5:8000/hello.txt 2>&1
+settle
 
 show "ANP_STATS=1 LD_PRELOAD=build/libanp.so curl http://198.18.0.5:8000/big.bin -o big.bin"
 ANP_STATS=$work/stats LD_PRELOAD=$here/build/libanp.so \
   curl --fail --silent --show-error --output big.bin \
   --write-out '%{size_download} bytes in %{time_total} s (%{speed_download} bytes/s), %{local_ip}:%{local_port} from %{remote_ip}:%{remote_port}\n' \
   http://198.18.0.5:8000/big.bin
-[[ ! -e stats ]] || cat stats
+settle
+cat stats
 
 show "sha256sum www/big.bin big.bin"
 sha256sum www/big.bin big.bin

@@ -33,27 +33,26 @@ static void set_name(struct ifreq *request, const char *name) {
   memcpy(request->ifr_name, name, length);
 }
 
-// Interface ioctls need some socket; an unconnected Unix socket asks for no protocol module.
-static long interface_control(const char *name, unsigned long command, struct ifreq *request) {
-  long fd = anp_host_call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0);
-  if (fd < 0) return fd;
-  memcpy(request->ifr_name, name, strnlen(name, IFNAMSIZ - 1));
-  long result = control((int)fd, command, request);
-  anp_close((int)fd);
-  return result;
+int anp_interface_socket(void) {
+  return (int)anp_host_call(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0);
 }
 
-static long ethtool(const char *name, void *command) {
+static long interface_control(int fd, const char *name, unsigned long command, struct ifreq *request) {
+  memcpy(request->ifr_name, name, strnlen(name, IFNAMSIZ - 1));
+  return control(fd, command, request);
+}
+
+static long ethtool(int fd, const char *name, void *command) {
   struct ifreq request;
   memset(&request, 0, sizeof request);
   request.ifr_data = command;
-  return interface_control(name, SIOCETHTOOL, &request);
+  return interface_control(fd, name, SIOCETHTOOL, &request);
 }
 
-int anp_interface_index(const char *name) {
+int anp_interface_index(int fd, const char *name) {
   struct ifreq request;
   memset(&request, 0, sizeof request);
-  long result = interface_control(name, SIOCGIFINDEX, &request);
+  long result = interface_control(fd, name, SIOCGIFINDEX, &request);
   return result < 0 ? (int)result : request.ifr_ifindex;
 }
 
@@ -88,52 +87,47 @@ int anp_tap_set_offloads(int fd, unsigned offloads) {
   return (int)control(fd, TUNSETOFFLOAD, (void *)features);
 }
 
-int anp_interface_queues(const char *name) {
+int anp_interface_queues(int fd, const char *name) {
   struct ethtool_channels channels;
   memset(&channels, 0, sizeof channels);
   channels.cmd = ETHTOOL_GCHANNELS;
-  long result = ethtool(name, &channels);
+  long result = ethtool(fd, name, &channels);
   return result < 0 ? (int)result : (int)channels.combined_count;
 }
 
-int anp_interface_link(const char *name) {
+int anp_interface_link(int fd, const char *name) {
   struct ethtool_value value = {.cmd = ETHTOOL_GLINK};
-  long result = ethtool(name, &value);
+  long result = ethtool(fd, name, &value);
   return result < 0 ? (int)result : value.data != 0;
 }
 
-int anp_interface_is_up(const char *name) {
+int anp_interface_is_up(int fd, const char *name) {
   struct ifreq request;
   memset(&request, 0, sizeof request);
-  return interface_control(name, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP);
+  return interface_control(fd, name, SIOCGIFFLAGS, &request) == 0 && (request.ifr_flags & IFF_UP);
 }
 
-int anp_interface_mtu(const char *name) {
+int anp_interface_mtu(int fd, const char *name) {
   struct ifreq request;
   memset(&request, 0, sizeof request);
-  long result = interface_control(name, SIOCGIFMTU, &request);
+  long result = interface_control(fd, name, SIOCGIFMTU, &request);
   return result < 0 ? (int)result : request.ifr_mtu;
 }
 
-int anp_interface_hardware_address(const char *name, uint8_t address[6]) {
+int anp_interface_hardware_address(int fd, const char *name, uint8_t address[6]) {
   struct ifreq request;
   memset(&request, 0, sizeof request);
-  long result = interface_control(name, SIOCGIFHWADDR, &request);
+  long result = interface_control(fd, name, SIOCGIFHWADDR, &request);
   if (result < 0) return (int)result;
   memcpy(address, request.ifr_hwaddr.sa_data, 6);
   return 0;
 }
 
-uint32_t anp_interface_address(const char *name) {
-  // This one is asked of the IPv4 family.
-  long fd = anp_host_call(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0, 0, 0, 0);
-  if (fd < 0) return 0;
+uint32_t anp_interface_address(int fd, const char *name) {
   struct ifreq request;
-  set_name(&request, name);
+  memset(&request, 0, sizeof request);
   request.ifr_addr.sa_family = AF_INET;
-  long result = control((int)fd, SIOCGIFADDR, &request);
-  anp_close((int)fd);
-  if (result < 0) return 0;
+  if (interface_control(fd, name, SIOCGIFADDR, &request) < 0) return 0;
   struct sockaddr_in address;
   memcpy(&address, &request.ifr_addr, sizeof address);
   return ntohl(address.sin_addr.s_addr);

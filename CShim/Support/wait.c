@@ -107,8 +107,19 @@ int anp_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns, unsi
   return result == -EINTR ? interrupted_by_nobody(flags) : (int)result;
 }
 
-static int after_poll(long result, unsigned flags) {
+static int64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+/// A mask may keep a signal out until the call is over: its handler runs at the kernel's exit then and has interrupted
+/// nothing. So where there is a mask, a time-out that is due is a time-out. 0 = not to be looked at.
+static int64_t due_time(int64_t timeout_ns, const sigset_t *mask) { return mask && timeout_ns >= 0 ? now() + timeout_ns : 0; }
+
+static int after_poll(long result, int64_t due, unsigned flags) {
   if (result > 0) return keep_unreported((int)result);
+  if (result == 0 && due && now() >= due) return 0;
   if (result == 0 || result == -EINTR) {
     int interrupted = interruption(flags);
     if (interrupted) return interrupted;
@@ -117,11 +128,12 @@ static int after_poll(long result, unsigned flags) {
 }
 
 int anp_wait_poll(struct pollfd *fds, nfds_t count, int64_t timeout_ns, const sigset_t *mask, unsigned flags) {
+  int64_t due = due_time(timeout_ns, mask);
   set_timeout(timeout_ns);
   begin_cancellable();
   long result = anp_call(SYS_ppoll, fds, count, &anp_this_thread.timeout, mask, KERNEL_SIGSET_BYTES);
   end_cancellable();
-  return after_poll(result, flags);
+  return after_poll(result, due, flags);
 }
 
 #ifndef SYS_epoll_pwait2
@@ -136,12 +148,13 @@ static long epoll_by_poll(int epfd, struct epoll_event *events, int max, const s
 }
 
 int anp_wait_epoll(int epfd, struct epoll_event *events, int max, int64_t timeout_ns, const sigset_t *mask, unsigned flags) {
+  int64_t due = due_time(timeout_ns, mask);
   set_timeout(timeout_ns);
   begin_cancellable();
   long result = anp_call(SYS_epoll_pwait2, epfd, events, max, &anp_this_thread.timeout, mask, KERNEL_SIGSET_BYTES);
   if (result == -ENOSYS) result = epoll_by_poll(epfd, events, max, mask);
   end_cancellable();
-  return after_poll(result, flags);
+  return after_poll(result, due, flags);
 }
 
 void anp_wake(_Atomic uint32_t *word, int count) { anp_call(SYS_futex, word, FUTEX_WAKE_PRIVATE, count); }

@@ -95,12 +95,10 @@ enum ExitStatistics {
 }
 
 extension HostRuntime {
-  /// At the program's end, however it comes about (Preload calls this from its exit hooks; more than once does no harm):
-  /// prints what ANP_STATS asks for.
+  /// At the program's end, however it comes about (Preload calls this from its exit hooks, the keeper where there were none;
+  /// more than once does no harm): prints what ANP_STATS asks for.
   package static func atExit() {
-    guard let shard, let output = anp_load_pointer(&anp_host().pointee.configuration) else { return }
-    let configuration = output.assumingMemoryBound(to: HostConfiguration.self)
-    if case .none = configuration.pointee.statistics { return }
+    guard let shard, shard.pointee.statisticsOutput >= 0 else { return }
     guard anp_claim_word(&anp_host().pointee.statistics_printed) != 0 else { return }
     // A thread may have been cut off inside the lock: after a while the counters are read as they stand.
     var locked = false
@@ -112,11 +110,9 @@ extension HostRuntime {
     let calls = shard.pointee.calls
     if locked { anp_unlock(shard.pointee.lockWord) }
     let drops = ExitStatistics.queueDrops(shard.pointee.deviceName).map { $0 &- shard.pointee.queueDropsAtStart }
-    guard let descriptor = OutputFile.open(configuration.pointee.statistics, "ANP_STATS", fresh: false), descriptor >= 0
-    else { return }
-    ExitStatistics.format(statistics, calls: calls, queueDrops: drops, process: anp_process_id()) {
+    let descriptor = shard.pointee.statisticsOutput
+    ExitStatistics.format(statistics, calls: calls, queueDrops: drops, process: shard.pointee.process) {
       _ = anp_write_all(descriptor, $0.baseAddress, $0.count)
     }
-    anp_close(descriptor)
   }
 }

@@ -114,9 +114,14 @@ package enum HostRuntime {
     }
     // A child adds a section to its parent's capture instead of wiping it out.
     let forked = anp_host().pointee.forked != 0
-    guard let log = OutputFile.open(configuration.pointee.log, "ANP_LOG", fresh: false),
-      let capture = OutputFile.open(configuration.pointee.capture, "ANP_PCAP", fresh: !forked)
-    else {
+    let log = OutputFile.open(configuration.pointee.log, "ANP_LOG", fresh: false)
+    let capture = OutputFile.open(configuration.pointee.capture, "ANP_PCAP", fresh: !forked)
+    let statistics = OutputFile.open(configuration.pointee.statistics, "ANP_STATS", fresh: false)
+    guard let log, let capture, let statistics else {
+      // Said already. Closing -1 does no harm.
+      anp_close(log ?? -1)
+      anp_close(capture ?? -1)
+      anp_close(statistics ?? -1)
       anp_close(device.descriptor)
       return .badConfiguration
     }
@@ -134,11 +139,14 @@ package enum HostRuntime {
     let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
     stack.initialize(to: Stack(wanted, now: now))
     stack.pointee.trace.filter = configuration.pointee.filter
+    var drops: UInt64 = 0
+    if statistics >= 0 { drops = ExitStatistics.queueDrops(link.device) ?? 0 }
     let shard = Shard.make(
-      stack: stack, device: device, named: link.device, timer: timer, ringSize: configuration.pointee.receiveRing,
-      log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
-      started: now)
-
+      ShardParts(
+        stack: stack, device: device, deviceName: link.device, timer: timer,
+        ringSize: configuration.pointee.receiveRing,
+        log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
+        statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
     if stack.pointee.trace.allows(.device, .info) { shard.pointee.log.begin(device, named: link.device, wanted) }
 
     shard.pointee.lock()

@@ -20,6 +20,7 @@ enum KeeperDrain {
   static func start(_ shard: UnsafeMutablePointer<Shard>) {
     anp_keeper_keep(shard.pointee.log.descriptor)
     anp_keeper_keep(shard.pointee.capture.descriptor)
+    anp_keeper_keep(shard.pointee.statisticsOutput)
     let result = anp_keeper_start(shard.pointee.device.descriptor) { how in KeeperDrain.run(how) }
     if result != 0 {
       report { text in
@@ -41,6 +42,8 @@ enum KeeperDrain {
     } else {
       resetAll(shard)
     }
+    // After an end that no exit hook saw (SIGTERM, abort, _exit by a raw system call).
+    HostRuntime.atExit()
   }
 
   private static func drain(_ shard: UnsafeMutablePointer<Shard>) {

@@ -11,6 +11,7 @@ enum OutputFile {
     case .none: return -1
     case .standardError:
       // Closed by the program: then there is nobody to tell, and that is no error.
+      guard anp_standard_error_usable() != 0 else { return -1 }
       let copy = anp_duplicate_descriptor(2)
       return copy < 0 ? -1 : copy
     case .file(let name):

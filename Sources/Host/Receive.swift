@@ -16,6 +16,9 @@ struct Receiver {
   private let ring: UnsafeMutablePointer<anp_receive_buffer>
   private let ringSize: Int
   private var posted = 0
+  /// How many buffers to post: begins small, as most programs never have more than a few frames waiting and each buffer is
+  /// 68 KB; doubles, up to the ring's size, whenever a batch used all there were.
+  private var wanted: Int
   private var smallSize = 0
   private let results: UnsafeMutablePointer<anp_received>
   /// Where a frame goes for which there is no buffer.
@@ -23,6 +26,7 @@ struct Receiver {
 
   init(ringSize: Int) {
     self.ringSize = ringSize
+    wanted = min(2, ringSize)
     ring = .allocate(capacity: ringSize)
     results = .allocate(capacity: Self.batch)
     results.initialize(repeating: anp_received(), count: Self.batch)
@@ -33,7 +37,8 @@ struct Receiver {
 
   /// Under the lock.
   mutating func refill(from stack: inout Stack) {
-    while posted < ringSize, let packet = stack.allocateReceiveBuffer() {
+    if posted == 0 { wanted = min(wanted * 2, ringSize) }
+    while posted < wanted, let packet = stack.allocateReceiveBuffer() {
       guard let large = packet.storage.pointee.large else {
         stack.releaseReceiveBuffer(packet)
         return

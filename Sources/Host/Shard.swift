@@ -46,6 +46,8 @@ package struct Shard: ~Copyable {
   var transmitter: Transmitter
   var log: Log
   var capture: Capture
+  /// Where the counters go at the end, -1 = nowhere. Opened at the start: at the end it may be the keeper who writes.
+  private(set) var statisticsOutput: Int32
   var calls = DeviceCalls()
 
   private var isDraining = false
@@ -64,41 +66,34 @@ package struct Shard: ~Copyable {
 
   let started: Instant
   let deviceName: UnsafePointer<CChar>
+  /// Whose stack this is; the keeper is another process.
+  let process = anp_process_id()
   /// What the kernel's counter of frames it could not queue stood at; a device outlives many stacks.
   let queueDropsAtStart: UInt64
 
-  private init(
-    at here: UnsafeMutablePointer<Shard>, stack: UnsafeMutablePointer<Stack>, device: TAPDevice,
-    named name: UnsafePointer<CChar>, timer: Int32, ringSize: Int, log: Log, capture: Capture, started: Instant
-  ) {
+  private init(at here: UnsafeMutablePointer<Shard>, _ parts: ShardParts) {
     self.here = here
-    stackAddress = stack
-    self.device = device
-    self.timer = timer
-    self.log = log
-    self.capture = capture
-    self.started = started
-    deviceName = name
-    queueDropsAtStart = ExitStatistics.queueDrops(name) ?? 0
+    stackAddress = parts.stack
+    device = parts.device
+    deviceName = parts.deviceName
+    timer = parts.timer
+    log = parts.log
+    capture = parts.capture
+    statisticsOutput = parts.statisticsOutput
+    started = parts.started
+    queueDropsAtStart = parts.queueDropsAtStart
     lockWord = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 16)
     lockWord.initialize(repeating: 0, count: 16)
     rounds = .allocate(capacity: 1)
     rounds.initialize(to: 0)
-    receiver = Receiver(ringSize: ringSize)
+    receiver = Receiver(ringSize: parts.ringSize)
     transmitter = Transmitter()
   }
 
   /// Makes a shard at an address that it keeps for the life of the process.
-  static func make(
-    stack: UnsafeMutablePointer<Stack>, device: TAPDevice, named name: UnsafePointer<CChar>, timer: Int32,
-    ringSize: Int,
-    log: Log, capture: Capture, started: Instant
-  ) -> UnsafeMutablePointer<Shard> {
+  static func make(_ parts: ShardParts) -> UnsafeMutablePointer<Shard> {
     let shard = UnsafeMutablePointer<Shard>.allocate(capacity: 1)
-    shard.initialize(
-      to: Shard(
-        at: shard, stack: stack, device: device, named: name, timer: timer, ringSize: ringSize, log: log,
-        capture: capture, started: started))
+    shard.initialize(to: Shard(at: shard, parts))
     return shard
   }
 
@@ -239,6 +234,7 @@ package struct Shard: ~Copyable {
     if timer >= 0 { body(timer) }
     if log.descriptor >= 0 { body(log.descriptor) }
     if capture.descriptor >= 0 { body(capture.descriptor) }
+    if statisticsOutput >= 0 { body(statisticsOutput) }
   }
 
   /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
@@ -255,11 +251,26 @@ package struct Shard: ~Copyable {
     if me.pointee.timer == number { me.pointee.timer = other }
     me.pointee.log.replaceDescriptor(number, by: other)
     me.pointee.capture.replaceDescriptor(number, by: other)
+    if me.pointee.statisticsOutput == number { me.pointee.statisticsOutput = other }
     let round = anp_load_word(me.pointee.rounds)
     me.pointee.kick()
     anp_unlock(me.pointee.lockWord)
     while anp_load_word(me.pointee.rounds) == round { anp_sleep(20_000) }
   }
+}
+
+/// What a shard is made of.
+struct ShardParts {
+  var stack: UnsafeMutablePointer<Stack>
+  var device: TAPDevice
+  var deviceName: UnsafePointer<CChar>
+  var timer: Int32
+  var ringSize: Int
+  var log: Log
+  var capture: Capture
+  var statisticsOutput: Int32
+  var queueDropsAtStart: UInt64
+  var started: Instant
 }
 
 /// What the device cost in system calls: "the kernel's" share of the bytes, beside the stack's own counters.

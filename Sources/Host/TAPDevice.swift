@@ -40,15 +40,18 @@ package struct TAPDevice {
 
   /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
   package static func attach(_ name: UnsafePointer<CChar>, wantedMTU: Int?) throws(DeviceError) -> TAPDevice {
-    let index = anp_interface_index(name)
+    let asking = anp_interface_socket()
+    guard asking >= 0 else { throw DeviceError(step: .find, code: -asking) }
+    defer { anp_close(asking) }
+    let index = anp_interface_index(asking, name)
     guard index > 0 else { throw DeviceError(step: .find, code: -index) }
     // A multi-queue device admits any number of processes, and deals frames out among them by hash: two stacks would steal
     // each other's. One queue, one stack, until a stack has several. Look before attaching: even a short visit takes frames.
-    guard anp_interface_queues(name) <= 0 else { throw DeviceError(step: .shared, code: EBUSY) }
+    guard anp_interface_queues(asking, name) <= 0 else { throw DeviceError(step: .shared, code: EBUSY) }
     let descriptor = anp_tap_open()
     guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
     do {
-      return try configure(descriptor, name, wantedMTU)
+      return try configure(descriptor, asking, name, wantedMTU)
     } catch {
       anp_close(descriptor)
       throw error
@@ -56,12 +59,12 @@ package struct TAPDevice {
   }
 
   private static func configure(
-    _ descriptor: Int32, _ name: UnsafePointer<CChar>, _ wantedMTU: Int?
+    _ descriptor: Int32, _ asking: Int32, _ name: UnsafePointer<CChar>, _ wantedMTU: Int?
   ) throws(DeviceError) -> TAPDevice {
     try attachQueue(descriptor, name)
 
     // Two that looked at the same time both leave again.
-    if anp_interface_queues(name) > 1 { throw DeviceError(step: .shared, code: EBUSY) }
+    if anp_interface_queues(asking, name) > 1 { throw DeviceError(step: .shared, code: EBUSY) }
 
     // The device keeps the flags its first queue came with: ask what we really have.
     let flags = anp_tap_flags(descriptor)
@@ -75,16 +78,16 @@ package struct TAPDevice {
 
     // Carrier comes up asynchronously after the attach; this makes the kernel catch up now. Without it the first reply was
     // lost in one run of four.
-    _ = anp_interface_link(name)
+    _ = anp_interface_link(asking, name)
 
-    guard anp_interface_is_up(name) == 1 else { throw DeviceError(step: .down, code: ENETDOWN) }
-    let deviceMTU = Int(anp_interface_mtu(name))
+    guard anp_interface_is_up(asking, name) == 1 else { throw DeviceError(step: .down, code: ENETDOWN) }
+    let deviceMTU = Int(anp_interface_mtu(asking, name))
     guard deviceMTU > 0 else { throw DeviceError(step: .mtu, code: Int32(-deviceMTU)) }
     if let wantedMTU, wantedMTU > deviceMTU { throw DeviceError(step: .mtu, code: 0) }
     capabilities.mtu = wantedMTU ?? deviceMTU
-    capabilities.hardwareAddress = ourHardwareAddress(name)
+    capabilities.hardwareAddress = ourHardwareAddress(asking, name)
 
-    let address = anp_interface_address(name)
+    let address = anp_interface_address(asking, name)
     return TAPDevice(
       descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
       hostAddress: address == 0 ? nil : IPv4Address(bits: address))
@@ -121,10 +124,10 @@ package struct TAPDevice {
   /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs
   /// from the kernel's end, is unique as far as that is, and stays the same from one program to the next, so the kernel's
   /// neighbour entry for us stays right.
-  private static func ourHardwareAddress(_ name: UnsafePointer<CChar>) -> MACAddress {
+  private static func ourHardwareAddress(_ asking: Int32, _ name: UnsafePointer<CChar>) -> MACAddress {
     var octets = InlineArray<6, UInt8>(repeating: 0)
     withUnsafeMutableBytes(of: &octets) { raw in
-      _ = anp_interface_hardware_address(name, raw.baseAddress!.assumingMemoryBound(to: UInt8.self))
+      _ = anp_interface_hardware_address(asking, name, raw.baseAddress!.assumingMemoryBound(to: UInt8.self))
     }
     var bits: UInt64 = 0
     for i in 0..<6 { bits = bits << 8 | UInt64(octets[i]) }

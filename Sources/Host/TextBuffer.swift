@@ -152,6 +152,7 @@ package struct TextBuffer {
 
 /// One line of the library to the person who runs the program: "anp: …" on standard error.
 package func report(_ body: (inout TextBuffer) -> Void) {
+  guard anp_standard_error_usable() != 0 else { return }
   var memory = InlineArray<512, UInt8>(repeating: 0)
   withUnsafeMutableBytes(of: &memory) { raw in
     var text = TextBuffer(UnsafeMutableRawBufferPointer(rebasing: raw[..<511]))

@@ -26,9 +26,7 @@ public func entryReceive(
     let isCopied = description.pointee.kind == .datagram || flags & MessageFlag.truncate == 0
     guard let buffers = Buffers(vectors, count: count, isCopied: isCopied, error: &error) else { return error }
     if buffers.total == 0, flags & MessageFlag.plainIO != 0 { return 0 }
-    if flags & MessageFlag.outOfBand != 0 {
-      return description.pointee.kind == .stream ? -Errno.invalid : -Errno.notSupported
-    }
+    if flags & MessageFlag.outOfBand != 0, description.pointee.kind == .stream { return -Errno.invalid }
     // Errors come with the calls themselves; the queue of IP_RECVERR is empty.
     if flags & MessageFlag.errorQueue != 0 { return -Errno.again }
     return description.pointee.kind == .stream
@@ -179,10 +177,19 @@ private func receiveDatagram(
     case .kernel: return passToKernel
     case .undecided: break  // nobody can have sent to it yet
     case .stack:
+      var isEnding = false
       let result = withShard(description) { shard, now throws(SocketError) in
-        try takeDatagram(shard, description, buffers, flags, message, now)
+        do throws(SocketError) {
+          return try takeDatagram(shard, description, buffers, flags, message, now)
+        } catch {
+          let level = shard.pointee.stack.readiness(description.pointee.handle)
+          isEnding = error == .wouldBlock && level.contains(.readHangUp)
+          throw error
+        }
       }
       if result != -Errno.again { return result }
+      // SHUT_RD ends only a call that would wait (__skb_wait_for_more_packets).
+      if isEnding, !nonBlocking { return 0 }
     }
     if nonBlocking { return -Errno.again }
     let until = deadline ?? Deadline.after(description.pointee.receiveTimeout)

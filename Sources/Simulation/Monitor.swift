@@ -149,8 +149,8 @@ package final class Monitor: Observer {
     half.acknowledged = acknowledged
     let shift = isSYN || half.shift == nil || other.shift == nil ? 0 : half.shift!
     let edge = acknowledged + Int(tcp.window) << shift
-    // A shift may hide less than one of its steps; after FIN the window means nothing.
-    if edge < half.edge, !other.deliveredFin {
+    // After FIN the window means nothing; that of a SYN, unscaled, may not be able to say what an earlier segment said.
+    if edge < half.edge, !other.deliveredFin, !isSYN {
       return "RFC 9293 §3.8.6: shrinks its window from \(half.edge) to \(edge)"
     }
     half.edge = max(half.edge, edge)

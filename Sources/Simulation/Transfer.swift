@@ -143,7 +143,7 @@ package enum Transfer {
   private static func settle(_ world: World, _ client: Host, _ server: Host, _ listener: ListenerProgram) {
     listener.close(on: server)
     func left(_ host: Host) -> (packets: Int, sockets: Int) { host.stack.leakReport() }
-    let clean = world.run(until: world.now + .seconds(1800)) {
+    let clean = world.run(until: world.now + .seconds(7200)) {
       [client, server].allSatisfy { left($0) == (0, 0) }
     }
     if world.failure == nil {

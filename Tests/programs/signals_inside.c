@@ -415,6 +415,22 @@ static void test_masked_poll(void) {
     CHECK(is_blocked(SIGUSR1));
   }
   pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+
+  // What the mask keeps out until the time is up has not interrupted the wait.
+  runs = 0;
+  for (int kind = 1; kind < 3; kind++) {
+    pthread_t self = pthread_self(), thread;
+    pthread_create(&thread, NULL, signal_later, &self);
+    struct pollfd fds = {.fd = event, .events = POLLIN};
+    anp_enter();
+    anp_wait_prepare();
+    anp_leave();
+    int64_t start = now_ms(), timeout = 80 * 1000000;
+    CHECK((kind == 1 ? anp_wait_poll(&fds, 1, timeout, &usr1, 0) : anp_wait_epoll(epoll, events, 1, timeout, &usr1, 0)) == 0);
+    CHECK(now_ms() - start >= 79);
+    CHECK(runs == kind);
+    pthread_join(thread, NULL);
+  }
 }
 
 static int result_in_handler, kind_in_handler;

@@ -140,6 +140,10 @@ int anp_timer_make(void);
 /// Absolute CLOCK_MONOTONIC nanoseconds; a time in the past fires at once; negative disarms. Clears an earlier firing.
 void anp_timer_set(int fd, int64_t deadline);
 
+/// True while descriptor 2 is somewhere a line of ours may go: what it was when the program started, a terminal, a pipe, or a
+/// file opened for appending. A program that closed it may have been given the number for a file or a socket of its own.
+int anp_standard_error_usable(void);
+
 /// Sleeps until `device` (when >= 0) is readable or in error, or `timer` has fired. Bit 0: device readable, bit 1: device in
 /// error (removed), bit 2: timer.
 enum { ANP_EVENT_READABLE = 1, ANP_EVENT_DEVICE_ERROR = 2, ANP_EVENT_TIMER = 4 };

@@ -36,8 +36,10 @@ enum {
   ANP_OFFLOAD_ECN = 8,
 };
 
+/// A socket to ask about interfaces with, or -errno.
+int anp_interface_socket(void);
 /// The interface's index (> 0), or -errno (-ENODEV: no such interface).
-int anp_interface_index(const char *name);
+int anp_interface_index(int socket, const char *name);
 /// Opens /dev/net/tun; a raised, non-blocking, close-on-exec descriptor or -errno.
 int anp_tap_open(void);
 /// TUNSETIFF for a TAP without packet information; 0 or -errno.
@@ -47,16 +49,16 @@ int anp_tap_flags(int fd);
 int anp_tap_set_header_size(int fd, int bytes);
 int anp_tap_set_offloads(int fd, unsigned offloads);
 /// Queues attached to the interface now, by anybody; -errno where the kernel does not tell.
-int anp_interface_queues(const char *name);
+int anp_interface_queues(int socket, const char *name);
 /// ETHTOOL_GLINK: makes the kernel bring its idea of the carrier up to date. 1 up, 0 down, -errno.
-int anp_interface_link(const char *name);
+int anp_interface_link(int socket, const char *name);
 /// 1 where the interface is administratively up.
-int anp_interface_is_up(const char *name);
-int anp_interface_mtu(const char *name);
+int anp_interface_is_up(int socket, const char *name);
+int anp_interface_mtu(int socket, const char *name);
 /// 0 and six bytes, or -errno.
-int anp_interface_hardware_address(const char *name, uint8_t address[6]);
+int anp_interface_hardware_address(int socket, const char *name, uint8_t address[6]);
 /// The kernel's own IPv4 address on the interface, host byte order; 0 where it has none.
-uint32_t anp_interface_address(const char *name);
+uint32_t anp_interface_address(int socket, const char *name);
 
 /// An empty buffer to receive into: a small area, then a large one.
 struct anp_receive_buffer {

@@ -30,17 +30,12 @@ extension TransmissionControlBlock {
 
   // MARK: SEND (RFC 9293 §3.10.2)
 
-  private static var leastRoom: Int { 2048 }
-
   /// Queues as much as there is room for.
   mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer) throws(SocketError) -> Int {
     try checkCanSend()
     if bytes.count == 0 { return 0 }
-    // Room comes in pieces worth a segment's while, as where whole packets are freed (sk_stream_memory_free).
-    if sendLimit - sendBuffer.count < min(bytes.count, Self.leastRoom), sendBuffer.count > 0 {
-      wantsSpace = true
-      throw .wouldBlock
-    }
+    // Once full, a third must be free before more is taken (sk_stream_write_space): no dribble of small copies.
+    if wantsSpace, !isWritable { throw .wouldBlock }
     let n = sendBuffer.append(bytes, limit: sendLimit)
     moreComing = flags.contains(.more)
     if n > 0 {
@@ -81,6 +76,8 @@ extension TransmissionControlBlock {
       if destination.count == 0 { return 0 }
       return readOut(destination, flags, env)
     }
+    // After the peer's FIN the end of the stream is told before any error (Linux's SOCK_DONE).
+    if streamEnded { return 0 }
     if let pending = error {
       error = nil
       throw pending

@@ -162,6 +162,7 @@ extension Stack {
     tcb.pointee.finQueued = false
     tcb.pointee.finSent = false
     tcb.pointee.finReceived = false
+    tcb.pointee.streamEnded = false
     tcb.pointee.readShutdown = false
     tcb.pointee.error = nil
     tcb.pointee.softError = nil
@@ -251,8 +252,9 @@ extension Stack {
     if tcb.pointee.isBound {
       tcb.pointee.tuple.local.address = tcb.pointee.boundAddress
     } else {
+      // The number of the port is still told by getsockname, as in Linux, but no longer held.
       demux.releasePort(tcb, in: tcbs)
-      tcb.pointee.tuple.local = Endpoint(.anyIPv4, 0)
+      tcb.pointee.tuple.local.address = .anyIPv4
     }
   }
 
@@ -352,7 +354,8 @@ extension Stack {
       }
       return flush()
     case .synSent:
-      tcb.pointee.abort(nil, env)
+      // A connect that waits meanwhile is told (tcp_disconnect).
+      tcb.pointee.abort(.connectionReset, env)
     default:
       if how != .write {
         tcb.pointee.readShutdown = true

@@ -152,7 +152,7 @@ package struct Demux: ~Copyable {
       }
     }
     guard equals > 1 else { return best }
-    var chosen = Int(truncatingIfNeeded: (tuple.hash(key) >> 32) &* UInt64(equals) >> 32)
+    var chosen = Int(truncatingIfNeeded: ((tuple.hash(key) >> 32) &* UInt64(equals)) >> 32)
     next = listeners[bucket]
     while next != 0 {
       let tcb = slab.pointer(at: next - 1)

@@ -393,6 +393,7 @@ extension TransmissionControlBlock {
   private mutating func finArrives(_ env: EnvironmentPointer) {
     guard !finReceived else { return }
     finReceived = true
+    streamEnded = true
     rcv.nxt += 1
     if rcv.edge < rcv.nxt { rcv.edge = rcv.nxt }
     work.insert(.ackNow)

@@ -37,8 +37,11 @@ enum SegmentVerdict {
 
 extension TransmissionControlBlock {
   mutating func segmentArrives(_ segment: Segment, _ env: EnvironmentPointer) -> SegmentVerdict {
-    segmentsIn &+= 1
-    if segment.payloadLength > 0 { dataSegmentsIn &+= 1 }
+    // A super-frame counts as the segments it stands for.
+    let size = Int(segment.packet.storage.pointee.segmentSize)
+    let count = size > 0 && segment.payloadLength > size ? UInt32((segment.payloadLength + size - 1) / size) : 1
+    segmentsIn &+= count
+    if segment.payloadLength > 0 { dataSegmentsIn &+= count }
     if env.pointee.trace.allows(.tcp, .debug) {
       let shift = segment.flags.contains(.syn) ? 0 : Int(snd.shift)
       traceSegment(
@@ -150,10 +153,11 @@ extension TransmissionControlBlock {
     return Instant(nanoseconds: (env.pointee.now.milliseconds - Int64(age) + 1) * 1_000_000)
   }
 
-  /// A round-trip sample: exact from a range that was sent once (Karn's rule), else from the timestamp echo
+  /// A round-trip sample: exact from ranges that were sent once (Karn's rule), else from the timestamp echo
   /// (RFC 7323 §4.1).
   mutating func takeRTT(_ context: AckContext, _ segment: Segment, _ env: EnvironmentPointer) {
-    if let sample = context.summary.rtt {
+    // An acknowledgment that also covers a retransmission was held up by it: what was sent once may have arrived long ago.
+    if let sample = context.summary.rtt, !context.summary.retransmissionAcked {
       rtt.sample(sample, now: env.pointee.now, settings: env.pointee.settings)
     } else if timestampsOn, segment.options.hasTimestamp, segment.options.timestampEcho != 0, context.acked > 0 {
       let age = timestamp(env.pointee.now) &- segment.options.timestampEcho

@@ -128,6 +128,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var finSent = false
   /// The peer's FIN was taken in order.
   var finReceived = false
+  /// It was the peer that ended the stream, not a reset or a time-out.
+  var streamEnded = false
   var readShutdown = false
   var error: SocketError?
   /// An ICMP error that did not end the connection: told if it then times out (Linux's sk_err_soft).
