@@ -77,6 +77,7 @@ private func connect(
     }
   case .endpoint(let given):
     endpoint = given
+    if description.pointee.onlyIPv6, endpoint.address.isIPv4 { return -Errno.networkUnreachable }
     if description.pointee.side == .undecided {
       switch Sides.destination(endpoint.address) {
       case .kernel: return Sides.becomeKernel(description)
@@ -86,7 +87,7 @@ private func connect(
       let decided = Sides.becomeStack(description, fd)
       if decided != 0 { return decided }
     }
-    guard endpoint.address.isIPv4, !description.pointee.onlyIPv6 else { return -Errno.networkUnreachable }
+    guard endpoint.address.isIPv4 else { return -Errno.networkUnreachable }
   }
   if description.pointee.kind == .datagram {
     return withShard(description) { shard, now throws(SocketError) in

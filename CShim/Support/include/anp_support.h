@@ -86,8 +86,6 @@ int64_t anp_realtime_nanoseconds(void);
 void anp_raise_sigpipe(void);
 /// True while the calling thread runs on its alternate signal stack.
 int anp_on_signal_stack(void);
-/// Writes a line to stderr's descriptor in one write.
-void anp_complain(const char *text, size_t length);
 
 // The lock of Preload's own state (descriptions' free list, epoll sets, poller slots): a leaf, taken after a shard's lock,
 // inside anp_enter(), for a few instructions or one eventfd write.
