@@ -92,6 +92,8 @@ def run(side, row, directory, fixtures, libraries, options):
         # What a program printed was not what the row knows how to read.
         outcome.failure = f"{type(error).__name__}: {error}"
     finally:
+        # Whatever else went wrong came of it.
+        outcome.failure = trial.sanitizer_report() or outcome.failure
         outcome.observations, outcome.seconds = trial.observations, time.monotonic() - trial.started
         trial.close()
     outcome.carried = trial.carried
