@@ -12,6 +12,7 @@ let core: [SwiftSetting] = [
       "-wmo", "-enforce-exclusivity=unchecked",
       "-Xfrontend", "-disable-implicit-string-processing-module-import",
       "-Xfrontend", "-disable-implicit-concurrency-module-import",
+      "-Xfrontend", "-function-sections",
     ], onlyEmbedded),
   .swiftLanguageMode(.v6),
 ]

@@ -195,7 +195,7 @@ extension Stack {
     default: throw .isConnected
     }
     let env = environment
-    guard remote.port != 0, !remote.address.isUnspecified else { throw .connectionRefused }
+    guard !remote.address.isUnspecified else { throw .connectionRefused }
     guard let route = routes.lookup(remote.address, now: now) else { throw .networkUnreachable }
     guard route.kind == .unicast || route.kind == .local else { throw .networkUnreachable }
     renew(tcb)

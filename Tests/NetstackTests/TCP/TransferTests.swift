@@ -247,6 +247,21 @@ struct LossTests {
     #expect(c.stack.takeError(socket) == .timedOut)
   }
 
+  @Test("RFC 5482 §3, tcp(7) TCP_USER_TIMEOUT: a window that stays closed ends the connection too, though probes are answered")
+  func userTimeoutOfClosedWindow() throws {
+    let c = Conversation()
+    let socket = try c.connected(scale: nil, window: 1000)
+    try c.stack.setOption(socket, .userTimeout, 3000, now: c.now)
+    #expect(try c.send(socket, pattern(5000)) == 5000)
+    _ = c.sent()
+    c.inject(.ack, seq: 1, ack: 1001, window: 0)
+    for _ in 0..<50 {
+      c.pass(.milliseconds(100))
+      for segment in c.sent() where !segment.flags.contains(.rst) { c.inject(.ack, seq: 1, ack: 1001, window: 0) }
+    }
+    #expect(c.stack.takeError(socket) == .timedOut)
+  }
+
   @Test("RFC 1122 §4.2.3.6: keep-alive probes an idle connection and gives up unanswered")
   func keepAlive() throws {
     let c = Conversation()
