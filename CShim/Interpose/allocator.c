@@ -38,7 +38,6 @@ typedef int anp_allocator_is_not_an_empty_file;
 #ifndef ANP_NO_ALLOCATOR
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/futex.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -74,7 +73,7 @@ struct free_block {
   struct free_block *next;
 };
 
-static _Atomic uint32_t lock_word;  // 0 free, 1 held, 2 held and somebody may sleep for it
+static _Atomic uint32_t lock_word;
 static struct free_block *free_blocks[CLASSES];
 /// The part of the newest chunk of each class that no block was cut from yet.
 static struct {
@@ -87,13 +86,11 @@ static unsigned kept_count;
 
 static void lock(void) {
   anp_enter();
-  uint32_t seen = 0;
-  if (atomic_compare_exchange_strong(&lock_word, &seen, 1)) return;
-  while (atomic_exchange(&lock_word, 2)) anp_call(SYS_futex, &lock_word, FUTEX_WAIT_PRIVATE, 2, 0);
+  anp_small_lock(&lock_word);
 }
 
 static void unlock(void) {
-  if (atomic_exchange(&lock_word, 0) == 2) anp_call(SYS_futex, &lock_word, FUTEX_WAKE_PRIVATE, 1);
+  anp_small_unlock(&lock_word);
   anp_leave();
 }
 

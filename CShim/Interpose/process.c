@@ -184,14 +184,20 @@ static struct vfork_pipe {
 /// In a child of ours made for vfork: its own pipe, to spare when the fork handler closes the others.
 static __thread struct vfork_pipe *own_pipe __attribute__((tls_model("initial-exec")));
 
-// Held for two system calls, inside, so that no handler finds its own thread holding it.
-static void lock_vforks(void) {
-  while (atomic_exchange_explicit(&vfork_lock, 1, memory_order_acquire)) anp_call(SYS_sched_yield);
-}
-static void unlock_vforks(void) { atomic_store_explicit(&vfork_lock, 0, memory_order_release); }
+// Held for a few system calls, inside.
+static void lock_vforks(void) { anp_small_lock(&vfork_lock); }
+static void unlock_vforks(void) { anp_small_unlock(&vfork_lock); }
+
+/// How deep inside the forking thread is when it does not hold locks of ours: 1 in anp_vfork_by_fork.
+static __thread uint32_t depth_without_locks __attribute__((tls_model("initial-exec")));
+/// The fork comes from a handler of a fault inside (a crash reporter): the thread may hold any lock of ours. Then none is
+/// taken, and the child frees them all: what they protect may be half changed.
+static __thread int from_fault __attribute__((tls_model("initial-exec")));
 
 static void fork_prepare(void) {
+  from_fault = anp_this_thread.depth > depth_without_locks;
   anp_enter();
+  if (from_fault) return;
   if (anp_entry_fork_prepare) anp_entry_fork_prepare();
   if (anp_allocator_fork_prepare) anp_allocator_fork_prepare();
   lock_vforks();
@@ -199,6 +205,7 @@ static void fork_prepare(void) {
 }
 
 static void fork_parent(void) {
+  if (from_fault) return anp_leave();
   anp_signals_fork_parent();
   unlock_vforks();
   if (anp_allocator_fork_parent) anp_allocator_fork_parent();
@@ -219,9 +226,17 @@ static void fork_child(void) {
   }
   own_pipe = NULL;
   anp_keeper_fork_child();
-  anp_signals_fork_child();
-  unlock_vforks();
-  if (anp_allocator_fork_child) anp_allocator_fork_child();
+  if (!from_fault) {
+    anp_signals_fork_child();
+    unlock_vforks();
+    if (anp_allocator_fork_child) anp_allocator_fork_child();
+  } else {
+    anp_signals_fork_forget();
+    atomic_store(&vfork_lock, 0);
+    if (anp_allocator_keeper) anp_allocator_keeper();
+    // In place of the one in anp_entry_fork_prepare.
+    if (anp_entry_fork_prepare) anp_enter();
+  }
   if (anp_entry_fork_child) anp_entry_fork_child();
   anp_leave();
 }
@@ -279,7 +294,9 @@ __attribute__((visibility("hidden"))) pid_t anp_vfork_by_fork(void) {
   struct vfork_pipe *pipe = open_pipe();
   unlock_vforks();
   own_pipe = pipe;
+  depth_without_locks = 1;
   pid_t child = fork();
+  depth_without_locks = 0;
   int saved_errno = errno;
   if (child != 0) {
     own_pipe = NULL;

@@ -11,7 +11,11 @@
 void anp_allocator_fork_prepare(void) __attribute__((weak));
 void anp_allocator_fork_parent(void) __attribute__((weak));
 void anp_allocator_fork_child(void) __attribute__((weak));
+/// In a process in which no other thread is left: frees the lock from one that is no more.
+void anp_allocator_keeper(void) __attribute__((weak));
 
 void anp_signals_fork_prepare(void);
 void anp_signals_fork_parent(void);
 void anp_signals_fork_child(void);
+/// In the child of a fork that was not prepared for.
+void anp_signals_fork_forget(void);

@@ -37,7 +37,6 @@
 // the old mask.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
@@ -64,20 +63,17 @@ static struct {
 
 // ---- The lock -----------------------------------------------------------------------------------------------------------
 
-/// 0 free, 1 held, 2 held and somebody may sleep for it.
 static _Atomic uint32_t table_lock;
 
 static uint64_t lock_table(void) {
   uint64_t all = ~0ull, mask = 0;
   anp_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof mask);
-  uint32_t seen = 0;
-  if (atomic_compare_exchange_strong(&table_lock, &seen, 1)) return mask;
-  while (atomic_exchange(&table_lock, 2)) anp_call(SYS_futex, &table_lock, FUTEX_WAIT_PRIVATE, 2, 0);
+  anp_small_lock(&table_lock);
   return mask;
 }
 
 static void unlock_table(uint64_t mask) {
-  if (atomic_exchange(&table_lock, 0) == 2) anp_call(SYS_futex, &table_lock, FUTEX_WAKE_PRIVATE, 1);
+  anp_small_unlock(&table_lock);
   anp_call(SYS_rt_sigprocmask, SIG_SETMASK, &mask, 0, sizeof mask);
 }
 
@@ -85,6 +81,7 @@ static uint64_t mask_before_fork;
 void anp_signals_fork_prepare(void) { mask_before_fork = lock_table(); }
 void anp_signals_fork_parent(void) { unlock_table(mask_before_fork); }
 void anp_signals_fork_child(void) { unlock_table(mask_before_fork); }
+void anp_signals_fork_forget(void) { atomic_store(&table_lock, 0); }
 
 // ---- Delivery -----------------------------------------------------------------------------------------------------------
 

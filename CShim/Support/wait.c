@@ -29,7 +29,6 @@
 // asynchronous cancellation with it.
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/futex.h>
 #include <pthread.h>
 
 #include "anp_process.h"

@@ -237,6 +237,9 @@ static void try_all(const char *name, int (*scenario)(void)) {
   int reached = 0;
   for (long steps = 0;; steps++) {
     int result = trial(scenario, steps);
+    // A machine that is busy may let the child stand still as long as the wait lasts; a race is lost at the same instruction
+    // every time.
+    for (int again = 0; again < 3 && result == LOST; again++) result = trial(scenario, steps);
     if (result == GOOD) reached += 1;
     if (result == NOT_REACHED && reached) break;
     if (result > NOT_REACHED || steps > 20000) {
@@ -260,6 +263,9 @@ int main(void) {
   for (int cpu = 0, seen = 0; cpu < CPU_SETSIZE; cpu++)
     if (CPU_ISSET(cpu, &one) && seen++) CPU_CLR(cpu, &one);
   sched_setaffinity(0, sizeof one, &one);
+  // Where it is allowed: on a busy machine each of some 200,000 turns would wait for the others.
+  struct sched_param lowest = {.sched_priority = 1};
+  sched_setscheduler(0, SCHED_FIFO, &lowest);
   setvbuf(stdout, NULL, _IOLBF, 0);
   event = eventfd(0, EFD_CLOEXEC);
   set = epoll_create1(EPOLL_CLOEXEC);

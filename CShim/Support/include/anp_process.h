@@ -49,6 +49,7 @@ void anp_wake(_Atomic uint32_t *word, int count);
 /// Nonzero once any descriptor of the process has been ours. One load: vfork asks.
 int anp_entry_in_use(void) __attribute__((weak));
 /// Before fork: takes every lock of ours, so that the child finds nothing half changed. After it, in the parent: lets go.
+/// (Neither is called where a fault handler forks with its thread inside, only anp_entry_fork_child: it must not rely on them.)
 void anp_entry_fork_prepare(void) __attribute__((weak));
 void anp_entry_fork_parent(void) __attribute__((weak));
 /// In the child, whose only thread this is: forgets the parent's stack, closes our descriptors, frees the locks.

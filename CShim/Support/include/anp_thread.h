@@ -1,13 +1,15 @@
-// The record that the waiting and signal machinery keeps of each thread, and raw system calls for it. Internal to the C files
-// (thread.c, wait.c, keeper.c, signals.c, process.c); everybody else reads anp_process.h.
+// The record that the waiting and signal machinery keeps of each thread, and the small lock and the system calls it uses.
+// Internal to the C files (thread.c, wait.c, keeper.c, signals.c, process.c, allocator.c); everybody else reads anp_process.h.
 #pragma once
 
 #ifndef __swift__
 
+#include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <sys/syscall.h>
 #include <time.h>
+
+#include "anp_support.h"
 
 /// What handlers ran since anp_wait_prepare.
 enum {
@@ -54,43 +56,27 @@ extern __thread struct anp_thread anp_this_thread __attribute__((tls_model("init
 /// Orders this thread's accesses as seen by its own signal handlers; no instruction.
 #define anp_signal_fence() atomic_signal_fence(memory_order_seq_cst)
 
-/// A raw system call: no wrapper of ours, no cancellation point, errno untouched. Result or -errno.
-static inline long anp_raw(long number, long a, long b, long c, long d, long e, long f) {
-#if defined(__x86_64__)
-  long result;
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  register long r9 __asm__("r9") = f;
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-  return result;
-#elif defined(__aarch64__)
-  register long x8 __asm__("x8") = number;
-  register long x0 __asm__("x0") = a;
-  register long x1 __asm__("x1") = b;
-  register long x2 __asm__("x2") = c;
-  register long x3 __asm__("x3") = d;
-  register long x4 __asm__("x4") = e;
-  register long x5 __asm__("x5") = f;
-  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory", "cc");
-  return x0;
-#else
-#error "libanp supports x86_64 and aarch64"
-#endif
-}
-
 #define ANP_RAW_PICK(_1, _2, _3, _4, _5, _6, _7, name, ...) name
-#define ANP_RAW_1(n) anp_raw(n, 0, 0, 0, 0, 0, 0)
-#define ANP_RAW_2(n, a) anp_raw(n, (long)(a), 0, 0, 0, 0, 0)
-#define ANP_RAW_3(n, a, b) anp_raw(n, (long)(a), (long)(b), 0, 0, 0, 0)
-#define ANP_RAW_4(n, a, b, c) anp_raw(n, (long)(a), (long)(b), (long)(c), 0, 0, 0)
-#define ANP_RAW_5(n, a, b, c, d) anp_raw(n, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
-#define ANP_RAW_6(n, a, b, c, d, e) anp_raw(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
-#define ANP_RAW_7(n, a, b, c, d, e, f) anp_raw(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
-/// anp_call(SYS_futex, word, …): anp_raw with the arguments there are.
+#define ANP_RAW_1(n) anp_syscall6(n, 0, 0, 0, 0, 0, 0)
+#define ANP_RAW_2(n, a) anp_syscall6(n, (long)(a), 0, 0, 0, 0, 0)
+#define ANP_RAW_3(n, a, b) anp_syscall6(n, (long)(a), (long)(b), 0, 0, 0, 0)
+#define ANP_RAW_4(n, a, b, c) anp_syscall6(n, (long)(a), (long)(b), (long)(c), 0, 0, 0)
+#define ANP_RAW_5(n, a, b, c, d) anp_syscall6(n, (long)(a), (long)(b), (long)(c), (long)(d), 0, 0)
+#define ANP_RAW_6(n, a, b, c, d, e) anp_syscall6(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
+#define ANP_RAW_7(n, a, b, c, d, e, f) anp_syscall6(n, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+/// anp_call(SYS_futex, word, …): a raw system call (anp_support.h) with the arguments there are. Result or -errno.
 #define anp_call(...) \
   ANP_RAW_PICK(__VA_ARGS__, ANP_RAW_7, ANP_RAW_6, ANP_RAW_5, ANP_RAW_4, ANP_RAW_3, ANP_RAW_2, ANP_RAW_1)(__VA_ARGS__)
+
+/// A lock for a few instructions or a system call: 0 free, 1 held, 2 held and somebody may sleep for it. Whoever takes it sees to
+/// it that no signal handler on the same thread can want it (anp_enter, or all signals blocked).
+static inline void anp_small_lock(_Atomic uint32_t *word) {
+  uint32_t free = 0;
+  if (atomic_compare_exchange_strong(word, &free, 1)) return;
+  while (atomic_exchange(word, 2)) anp_call(SYS_futex, word, FUTEX_WAIT_PRIVATE, 2, 0);
+}
+static inline void anp_small_unlock(_Atomic uint32_t *word) {
+  if (atomic_exchange(word, 0) == 2) anp_call(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1);
+}
 
 #endif
