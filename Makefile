@@ -13,14 +13,14 @@ sources := Package.swift $(shell find Sources CShim -type f)
 all: build/libanp.so build/anp
 
 # Embedded Swift and ordinary Swift make different things of the same modules: the library has a build directory of its own.
-# Made under another name first: a program may be running from the old file. Line numbers for gdb and perf stay in
+# Made under another name first: a program may be running from the old file. Symbols and line numbers for gdb and perf stay in
 # libanp.so.debug beside it.
 build/libanp.so: $(sources)
 	@scripts/install-deps.sh build
 	$(SWIFT) build -c release --traits Embedded --product anp --scratch-path .build-embedded
 	@mkdir -p build
 	@objcopy --only-keep-debug .build-embedded/release/libanp.so build/libanp.so.debug
-	@objcopy --strip-debug --add-gnu-debuglink=build/libanp.so.debug .build-embedded/release/libanp.so $@.new
+	@objcopy --strip-unneeded --add-gnu-debuglink=build/libanp.so.debug .build-embedded/release/libanp.so $@.new
 	@mv -f $@.new $@
 
 build/anp: $(sources)

@@ -67,7 +67,7 @@ let package = Package(
     .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: hosted),
     .testTarget(name: "NetstackTests", dependencies: ["Netstack"], swiftSettings: hosted),
     .testTarget(name: "HostTests", dependencies: ["Host"], swiftSettings: hosted),
-    .testTarget(name: "SimulationTests", dependencies: ["Simulation"], swiftSettings: hosted),
+    .testTarget(name: "SimulationTests", dependencies: ["Simulation", "Netstack", "Wire"], swiftSettings: hosted),
     .testTarget(name: "PreloadTests", dependencies: ["Preload"], swiftSettings: hosted),
   ]
 )

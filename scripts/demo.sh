@@ -20,10 +20,11 @@ if [[ ${1-} != --inside ]]; then
   exec unshare "${own[@]}" --net --mount --pid --fork --kill-child --mount-proc "$0" --inside
 fi
 
-# The work directory is memory of this mount namespace: it goes with it.
-work=/tmp
-mount -t tmpfs -o mode=755,size=90% none $work
-cd $work
+# The work directory is memory of this mount namespace: it goes with it. (Not /tmp: the project may lie there.)
+work=$here/build/demo
+mkdir -p "$work"
+mount -t tmpfs -o mode=755,size=90% none "$work"
+cd "$work"
 
 show() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
 counter() { # counter Tcp ActiveOpens: one number of /proc/net/snmp

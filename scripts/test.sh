@@ -58,9 +58,10 @@ simulate() {
 
 case ${1-} in
   quick | all)
+    if [[ $1 == quick ]]; then seeds=1000; else seeds=20000; fi
     one "make check" make -s check
     unit "unit and simulator tests"
-    one "simulator: random transfers over bad networks, throughput" simulate $([[ $1 == quick ]] && echo 1000 || echo 20000)
+    one "simulator: random transfers over bad networks, throughput" simulate "$seeds"
     counted "launcher" scripts/test-launcher.sh
     counted "start-up" scripts/start-up.sh
     if [[ $1 == quick ]]; then counted "programs (quick)" scripts/run-tests.sh --quick; else counted "programs" scripts/run-tests.sh; fi

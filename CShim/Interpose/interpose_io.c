@@ -54,7 +54,7 @@ ANP_EXPORT ssize_t __recv_chk(int fd, void *buffer, size_t length, size_t room, 
 static long receive_from(int fd, uint64_t entry, void *buffer, size_t length, int flags, struct sockaddr *name,
                          socklen_t *name_length) {
   if (!name) return receive(fd, entry, buffer, length, flags);
-  if (!name_length) return -EFAULT;
+  if (anp_is_nowhere(name_length) || anp_is_nowhere(name)) return -EFAULT;
   if ((int)*name_length < 0) return -EINVAL;
   struct iovec vector = single(buffer, length);
   struct msghdr message = {.msg_name = name, .msg_namelen = *name_length};
@@ -77,9 +77,10 @@ ANP_EXPORT ssize_t __recvfrom_chk(int fd, void *buffer, size_t length, size_t ro
 }
 
 static long receive_message(int fd, uint64_t entry, struct msghdr *message, int flags) {
-  if (!message) return -EFAULT;
+  if (anp_is_nowhere(message)) return -EFAULT;
   if (message->msg_iovlen > IOV_MAX) return -EMSGSIZE;
   if (message->msg_name && (int)message->msg_namelen < 0) return -EINVAL;
+  if (message->msg_name && anp_is_nowhere(message->msg_name)) return -EFAULT;
   return anp_entry_receive(fd, entry, message->msg_iov, (long)message->msg_iovlen, flags, message);
 }
 
@@ -93,6 +94,7 @@ static long receive_messages(int fd, uint64_t entry, struct mmsghdr *messages, u
   int64_t limit = anp_nanoseconds(timeout, &valid);
   if (!valid) return -EINVAL;
   int64_t start = timeout ? anp_monotonic_nanoseconds() : 0;
+  if (count > 0 && anp_is_nowhere(messages)) return -EFAULT;
   unsigned done = 0;
   while (done < count) {
     long result = receive_message(fd, entry, &messages[done].msg_hdr, flags & ~MSG_WAITFORONE);
@@ -139,7 +141,7 @@ ANP_EXPORT ssize_t sendto(int fd, const void *buffer, size_t length, int flags, 
 }
 
 static long send_message(int fd, uint64_t entry, const struct msghdr *message, int flags) {
-  if (!message) return -EFAULT;
+  if (anp_is_nowhere(message)) return -EFAULT;
   if (message->msg_iovlen > IOV_MAX) return -EMSGSIZE;
   return anp_entry_send(fd, entry, message->msg_iov, (long)message->msg_iovlen, flags, message->msg_name,
                         message->msg_namelen);
@@ -151,6 +153,7 @@ ANP_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
 
 static long send_messages(int fd, uint64_t entry, struct mmsghdr *messages, unsigned count, int flags) {
   if (count > IOV_MAX) count = IOV_MAX;
+  if (count > 0 && anp_is_nowhere(messages)) return -EFAULT;
   unsigned done = 0;
   while (done < count) {
     long result = send_message(fd, entry, &messages[done].msg_hdr, flags);

@@ -50,12 +50,12 @@ static long poll_ours(struct pollfd *fds, nfds_t count, int64_t timeout, const s
 }
 
 ANP_EXPORT int poll(struct pollfd *fds, nfds_t count, int timeout) {
-  if (!fds || !has_ours(fds, count)) return ANP_REAL(poll)(fds, count, timeout);
+  if (anp_is_nowhere(fds) || !has_ours(fds, count)) return ANP_REAL(poll)(fds, count, timeout);
   return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL, NULL));
 }
 
 ANP_EXPORT int __poll_chk(struct pollfd *fds, nfds_t count, int timeout, size_t room) {
-  if (!fds || room / sizeof *fds < count || !has_ours(fds, count)) return ANP_REAL(__poll_chk)(fds, count, timeout, room);
+  if (anp_is_nowhere(fds) || room / sizeof *fds < count || !has_ours(fds, count)) return ANP_REAL(__poll_chk)(fds, count, timeout, room);
   return (int)anp_answer(poll_ours(fds, count, milliseconds(timeout), NULL, NULL));
 }
 
@@ -66,13 +66,13 @@ static int ppoll_ours(struct pollfd *fds, nfds_t count, const struct timespec *t
 }
 
 ANP_EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask) {
-  if (!fds || !has_ours(fds, count)) return ANP_REAL(ppoll)(fds, count, timeout, mask);
+  if (anp_is_nowhere(fds) || !has_ours(fds, count)) return ANP_REAL(ppoll)(fds, count, timeout, mask);
   return ppoll_ours(fds, count, timeout, mask);
 }
 
 ANP_EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask,
                            size_t room) {
-  if (!fds || room / sizeof *fds < count || !has_ours(fds, count))
+  if (anp_is_nowhere(fds) || room / sizeof *fds < count || !has_ours(fds, count))
     return ANP_REAL(__ppoll_chk)(fds, count, timeout, mask, room);
   return ppoll_ours(fds, count, timeout, mask);
 }
@@ -87,6 +87,8 @@ static Word word_of(const fd_set *set, int index) { return set ? ((const Word *)
 static int has_bit(const fd_set *set, int fd) { return (word_of(set, fd / WORD_BITS) >> (fd % WORD_BITS)) & 1; }
 
 static void set_bit(fd_set *set, int fd) { ((Word *)set)[fd / WORD_BITS] |= 1ul << (fd % WORD_BITS); }
+
+static int is_bad(const fd_set *set) { return set && anp_is_nowhere(set); }
 
 /// Descriptors asked about; *ours tells whether one of them is in the table.
 static int count_asked(int limit, const fd_set *in, const fd_set *out, const fd_set *ex, int *ours) {
@@ -183,7 +185,8 @@ static long select_ours(int asked, int limit, fd_set *in, fd_set *out, fd_set *e
 
 ANP_EXPORT int select(int limit, fd_set *in, fd_set *out, fd_set *ex, struct timeval *timeout) {
   int ours = 0;
-  int asked = limit > 0 ? count_asked(limit, in, out, ex, &ours) : 0;
+  int good = limit > 0 && !is_bad(in) && !is_bad(out) && !is_bad(ex);
+  int asked = good ? count_asked(limit, in, out, ex, &ours) : 0;
   if (!ours) return ANP_REAL(select)(limit, in, out, ex, timeout);
   int64_t wait = -1;
   if (timeout) {
@@ -205,7 +208,8 @@ ANP_EXPORT int select(int limit, fd_set *in, fd_set *out, fd_set *ex, struct tim
 ANP_EXPORT int pselect(int limit, fd_set *in, fd_set *out, fd_set *ex, const struct timespec *timeout,
                        const sigset_t *mask) {
   int ours = 0;
-  int asked = limit > 0 ? count_asked(limit, in, out, ex, &ours) : 0;
+  int good = limit > 0 && !is_bad(in) && !is_bad(out) && !is_bad(ex);
+  int asked = good ? count_asked(limit, in, out, ex, &ours) : 0;
   if (!ours) return ANP_REAL(pselect)(limit, in, out, ex, timeout, mask);
   int valid;
   int64_t wait = anp_nanoseconds(timeout, &valid);

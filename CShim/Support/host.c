@@ -4,6 +4,7 @@
 #define _GNU_SOURCE
 #include "anp_host.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
@@ -324,6 +325,14 @@ static void *live(void *given) {
   return 0;
 }
 
+/// A program whose main thread has left by pthread_exit ends with its last thread: libc counts. A thread of ours never ends, and
+/// must not count. The counter is private to libc and its debugger interface; where it is not to be found, such a program
+/// has to call exit.
+static void leave_uncounted(void) {
+  uint32_t *count = dlsym(RTLD_DEFAULT, "__nptl_nthreads");
+  if (count) __atomic_fetch_sub(count, 1, __ATOMIC_RELAXED);
+}
+
 int anp_thread_start(void (*body)(void *), void *context, const char *name, size_t stack_bytes) {
   struct birth birth = {.body = body, .context = context};
   strncpy(birth.name, name, sizeof birth.name - 1);
@@ -341,5 +350,6 @@ int anp_thread_start(void (*body)(void *), void *context, const char *name, size
   pthread_attr_destroy(&attributes);
   if (error) return -error;
   while (!anp_load_word(&birth.taken)) anp_host_call(SYS_futex, (long)&birth.taken, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
+  leave_uncounted();
   return 0;
 }

@@ -54,6 +54,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#include "anp_fdtable.h"
 #include "anp_process.h"
 #include "anp_thread.h"
 
@@ -81,7 +82,7 @@ static struct {
   _Atomic int end;
   /// Its id, for anp_keeper_let_finish; 0 where there is none.
   _Atomic int process;
-  /// The program's end of the pipe; its owner may move it.
+  /// The program's end of the pipe; a home of anp_fdtable.h.
   int descriptor;
   void (*drain)(int how);
   int kept[KEPT_MAX];
@@ -270,14 +271,6 @@ static uintptr_t copy_thread_local(char *to, struct span span) {
   return copy;
 }
 
-static int raised(int fd) {
-  long high = anp_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 512);
-  if (high < 0) high = anp_call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 64);
-  if (high < 0) return fd;
-  anp_call(SYS_close, fd);
-  return (int)high;
-}
-
 static int make_keeper(void) {
   struct span span = thread_local_span();
   size_t local = (span.high - span.low + 4095) & ~4095ul;
@@ -325,7 +318,8 @@ int anp_keeper_start(int device_fd, void (*drain)(int how)) {
     anp_call(SYS_close, ends[1]);
     return (int)result;
   }
-  keeper.descriptor = raised(ends[1]);
+  // High, known as ours, so that the program's own closing of everything spares it.
+  anp_internal_adopt(&keeper.descriptor, ends[1]);
   return 0;
 }
 
@@ -335,7 +329,7 @@ void anp_keeper_keep(int fd) {
 
 // ---- In the program -----------------------------------------------------------------------------------------------------
 
-int *anp_keeper_descriptor(void) { return &keeper.descriptor; }
+int anp_keeper_descriptor(void) { return anp_internal_number(&keeper.descriptor); }
 int anp_keeper_is_mine(void) { return atomic_load(&keeper.owner) == (int)anp_call(SYS_getpid); }
 void anp_keeper_announce(int how) { atomic_store(&keeper.end, how); }
 
@@ -344,12 +338,11 @@ void anp_keeper_let_finish(void) {
   if (process == 0 || anp_call(SYS_getpid) != 1 || !anp_keeper_is_mine()) return;
   // Unannounced, it would not believe the pipe.
   if (atomic_load(&keeper.end) == ANP_END_KILLED) return;
-  anp_call(SYS_close, __atomic_exchange_n(&keeper.descriptor, -1, __ATOMIC_ACQ_REL));
+  anp_internal_close(&keeper.descriptor);
   while (anp_call(SYS_wait4, process, 0, __WCLONE, 0) == -EINTR) continue;
 }
 
 void anp_keeper_fork_child(void) {
-  int fd = __atomic_exchange_n(&keeper.descriptor, -1, __ATOMIC_ACQ_REL);
-  if (fd >= 0) anp_call(SYS_close, fd);
+  anp_internal_close(&keeper.descriptor);
   keeper.kept_count = 0;
 }

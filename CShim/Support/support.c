@@ -116,8 +116,6 @@ int anp_on_signal_stack(void) {
   return anp_syscall2(SYS_sigaltstack, 0, (long)&now) == 0 && (now.ss_flags & SS_ONSTACK) != 0;
 }
 
-void anp_complain(const char *text, size_t length) { (void)anp_syscall3(SYS_write, 2, (long)text, (long)length); }
-
 // 0 free, 1 held, 2 held and waited for.
 static uint32_t state_word;
 

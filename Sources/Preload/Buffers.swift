@@ -16,13 +16,13 @@ struct Buffers {
     self.count = count
     var sum = 0
     if count > 0 {
-      guard let vectors else {
+      guard let vectors, anp_is_nowhere(vectors) == 0 else {
         error = -Errno.fault
         return nil
       }
       for i in 0..<count {
         let length = vectors[i].iov_len
-        if length > 0, isCopied, vectors[i].iov_base == nil {
+        if length > 0, isCopied, anp_is_nowhere(vectors[i].iov_base) != 0 {
           error = -Errno.fault
           return nil
         }

@@ -38,9 +38,12 @@ func notASocket(_ fd: Int32, _ entry: UInt64) -> Int {
 /// A connection of the parent's stack is used in the child: says so, once a process, and answers EBADF.
 func complainOfOrphan(_ fd: Int32) -> Int {
   if !orphanReported.exchange(true, ordering: .relaxed) {
-    let text: StaticString =
-      "anp: a socket opened before fork() stays with the parent's stack; using it in the child fails with EBADF\n"
-    anp_complain(text.utf8Start, text.utf8CodeUnitCount)
+    report { text in
+      text.append(
+        "a socket opened before fork() stays with the parent's stack; using it in the child fails with EBADF, descriptor "
+      )
+      text.append(Int(fd))
+    }
   }
   return -Errno.badDescriptor
 }

@@ -29,7 +29,12 @@ private func bind(
   if description.pointee.side == .undecided {
     // An IPv6-only wildcard has no IPv4 traffic to take, and the stack has no IPv6 yet: nothing can ever arrive, as on a host
     // with IPv6 switched off. The placeholder stands for that as well as anything.
-    if endpoint.address.isUnspecified, description.pointee.onlyIPv6 { return Sides.becomeKernel(description) }
+    if description.pointee.onlyIPv6 {
+      guard endpoint.address.isUnspecified else {
+        return endpoint.address.isIPv4 ? -Errno.invalid : -Errno.addressNotAvailable
+      }
+      return Sides.becomeKernel(description)
+    }
     switch Sides.binding(endpoint.address) {
     case .kernel: return Sides.becomeKernel(description)
     case .refused(let error): return error
@@ -72,6 +77,7 @@ private func connect(
     }
   case .endpoint(let given):
     endpoint = given
+    if description.pointee.onlyIPv6, endpoint.address.isIPv4 { return -Errno.networkUnreachable }
     if description.pointee.side == .undecided {
       switch Sides.destination(endpoint.address) {
       case .kernel: return Sides.becomeKernel(description)
@@ -94,6 +100,8 @@ private func connect(
 
 private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoint) -> Int {
   var deadline: Deadline?
+  // EINPROGRESS to the call that began it, EALREADY to later ones, also when they give up waiting.
+  var unfinished = 0
   while true {
     anp_wait_prepare()
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -112,6 +120,7 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
       return 0
     case Errno.inProgress, Errno.already:
       description.pointee.connectUnreported = true
+      if unfinished == 0 { unfinished = result }
       if description.pointee.nonBlocking.load(ordering: .relaxed) { return result }
     default:
       description.pointee.connectUnreported = false
@@ -121,7 +130,7 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
     deadline = until
     switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {
     case .tryAgain: continue
-    case .timedOut: return -Errno.inProgress
+    case .timedOut: return unfinished
     case .interrupted: return -Errno.interrupted
     case .lost: return referenceLost
     }
@@ -154,7 +163,7 @@ public func entryAccept(
   return withSocket(fd, entry) { description in
     if description.pointee.side == .undecided { return passToKernel }
     if description.pointee.kind == .datagram { return -Errno.notSupported }
-    if address != nil, length == nil { return -Errno.fault }
+    if address != nil, anp_is_nowhere(length) != 0 || anp_is_nowhere(address) != 0 { return -Errno.fault }
     return accept(description, address, length, flags)
   }
 }

@@ -37,7 +37,7 @@ public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument
     default: return passToKernel
     }
     if result != 0 { return result }
-    guard let argument else { return -Errno.fault }
+    guard let argument, anp_is_nowhere(argument) == 0 else { return -Errno.fault }
     argument.storeBytes(of: value, as: Int32.self)
     return 0
   }

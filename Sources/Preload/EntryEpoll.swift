@@ -57,7 +57,7 @@ public func entryEpollControl(
   case ANP_FD_ORPHAN: return complainOfOrphan(fd)
   default: return -Errno.badDescriptor
   }
-  if operation != EpollOperation.delete, event == nil { return -Errno.fault }
+  if operation != EpollOperation.delete, anp_is_nowhere(event) != 0 { return -Errno.fault }
   guard let set = acquireOrAdoptSet(epfd) else { return passToKernel }
   defer { set.release() }
   guard let description = acquireDescription(entry) else { return -Errno.badDescriptor }
@@ -78,7 +78,7 @@ private func control(
 ) -> Int {
   var events: UInt32 = 0
   var data: UInt64 = 0
-  if let event {
+  if operation != EpollOperation.delete, let event {
     events = anp_epoll_events(event, 0)
     data = anp_epoll_data(event, 0)
   }
@@ -180,7 +180,7 @@ public func entryEpollWait(
   _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   guard maximum > 0, maximum <= Int32.max / 12 else { return -Errno.invalid }
-  guard let events else { return -Errno.fault }
+  guard let events, anp_is_nowhere(events) == 0 else { return -Errno.fault }
   anp_enter()
   defer { anp_leave() }
   Threads.reapAbandonedCalls()

@@ -29,6 +29,8 @@ public func entrySetsockopt(
       let placed = Int(anp_kernel_setsockopt(fd, level, name, value, length))
       if placed < 0 { return placed }
     }
+    // A bad pointer that the placeholder has not seen.
+    if length > 0, anp_is_nowhere(value) != 0 { return -Errno.fault }
     // The placeholder took it, so the value is there and long enough, but for the hot ones and IP's of no length.
     guard let value else { return length == 0 ? -Errno.invalid : -Errno.fault }
     return set(description, route, level, value, length)
@@ -62,6 +64,8 @@ private func set(
   }
   switch route {
   case .onlyIPv6:
+    // Too late once there is a name (do_ipv6_setsockopt); the placeholder has none.
+    if description.pointee.side == .stack || description.pointee.boundToEphemeral { return -Errno.invalid }
     description.pointee.onlyIPv6 = number != 0
     return 0
   case .timestamp:
@@ -103,7 +107,7 @@ private func timeout(_ value: UnsafeRawPointer) -> Int64 {
 
 private func setCongestion(_ description: DescriptionPointer, _ value: UnsafeRawPointer?, _ length: UInt32) -> Int {
   guard length >= 1 else { return -Errno.invalid }
-  guard let value else { return -Errno.fault }
+  guard let value, anp_is_nowhere(value) == 0 else { return -Errno.fault }
   for algorithm in CongestionAlgorithm.allCases where matches(algorithm.name, value, Int(length)) {
     return apply(description, .congestion, Int32(algorithm.rawValue))
   }
@@ -130,7 +134,7 @@ public func entryGetsockopt(
     // Everything set so far was set on the placeholder too, but for this one: the kernel may not have the algorithm.
     if description.pointee.side == .undecided, route != .congestion { return passToKernel }
     if route == .placeholder { return passToKernel }
-    guard let length else { return -Errno.fault }
+    guard let length, anp_is_nowhere(length) == 0 else { return -Errno.fault }
     guard Int32(bitPattern: length.pointee) >= 0 else { return -Errno.invalid }
     let answer = Answer(value: value, length: length, isByteAllowed: level == Level.ip)
     return get(description, route, answer)
@@ -146,7 +150,7 @@ private struct Answer {
   func write(_ source: UnsafeRawPointer, _ size: Int) -> Int {
     let given = min(size, Int(length.pointee))
     if given > 0 {
-      guard let value else { return -Errno.fault }
+      guard let value, anp_is_nowhere(value) == 0 else { return -Errno.fault }
       value.copyMemory(from: source, byteCount: given)
     }
     length.pointee = UInt32(given)

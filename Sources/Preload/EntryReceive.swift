@@ -26,6 +26,7 @@ public func entryReceive(
     let isCopied = description.pointee.kind == .datagram || flags & MessageFlag.truncate == 0
     guard let buffers = Buffers(vectors, count: count, isCopied: isCopied, error: &error) else { return error }
     if buffers.total == 0, flags & MessageFlag.plainIO != 0 { return 0 }
+    // There is no urgent data; datagrams know no such thing.
     if flags & MessageFlag.outOfBand != 0, description.pointee.kind == .stream { return -Errno.invalid }
     // Errors come with the calls themselves; the queue of IP_RECVERR is empty.
     if flags & MessageFlag.errorQueue != 0 { return -Errno.again }

@@ -35,6 +35,7 @@ public func entryForkChild() {
   anp_state_lock_reset()
   // Only the forking thread is here. What others slept on, polled or owed is gone with them.
   anp_internal_close_all()
+  Pollers.forget()
   for index in 0..<preload.pointee.epollSets.made {
     let set = preload.pointee.epollSets.record(UInt32(index))
     set.pointee.eventRegistered = false

@@ -51,6 +51,17 @@ enum Pollers {
     taken.pointee.bitwiseAnd(~(1 << UInt64(slot)), ordering: .acquiringAndReleasing)
   }
 
+  /// In a forked child: the threads that had slots are gone.
+  static func forget() {
+    for slot in 0..<64 { preload.pointee.pollerSlots[slot] = nil }
+    taken.pointee.store(1 << 63, ordering: .relaxed)
+    for index in 0..<preload.pointee.threads.made {
+      let thread = preload.pointee.threads.record(UInt32(index))
+      thread.pointee.pollerSlot = -1
+      thread.pointee.usesSharedSlot.store(false, ordering: .relaxed)
+    }
+  }
+
   /// Owes a wake-up to every thread of `mask`.
   static func wake(_ mask: UInt64) {
     var left = mask

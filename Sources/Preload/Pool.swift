@@ -11,7 +11,8 @@ protocol Pooled: ~Copyable {
 }
 
 struct Pool<Record: ~Copyable & Pooled>: ~Copyable {
-  private static var chunkShift: Int { 6 }
+  /// Large chunks keep the array of chunks short: it is made whole at the first use.
+  private static var chunkShift: Int { 8 }
   private let chunks: UnsafeMutablePointer<UnsafeMutablePointer<Record>?>
   private let maximum: Int
   /// Records ever made; those below have been initialised.

@@ -1,6 +1,7 @@
 // Owns: sockaddr_in and sockaddr_in6 as bytes, in and out. Read first: ip(7), ipv6(7).
 // Checks are those of inet_bind, tcp_v4_connect, tcp_v6_connect and their kin, in their order.
 
+import CSupport
 import Netstack
 import Wire
 
@@ -27,7 +28,9 @@ enum SockAddr {
   static func parse(_ address: UnsafeRawPointer?, length: UInt32, family: Int32) -> Parsed {
     // move_addr_to_kernel: no more than a sockaddr_storage.
     if length > storageSize { return .failure(-Errno.invalid) }
-    guard let address else { return .failure(length == 0 ? -Errno.invalid : -Errno.fault) }
+    guard let address, anp_is_nowhere(address) == 0 else {
+      return .failure(length == 0 ? -Errno.invalid : -Errno.fault)
+    }
     guard length >= 2 else { return .failure(-Errno.invalid) }
     let given = SockAddr.family(address)
     if given == Family.unspecified { return .unspecified }
@@ -72,10 +75,10 @@ enum SockAddr {
   static func report(
     _ endpoint: Endpoint, family: Int32, to address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?
   ) -> Int {
-    guard let length else { return -Errno.fault }
+    guard let length, anp_is_nowhere(length) == 0 else { return -Errno.fault }
     let room = Int32(bitPattern: length.pointee)
     guard room >= 0 else { return -Errno.invalid }
-    if address == nil && room > 0 { return -Errno.fault }
+    if room > 0, anp_is_nowhere(address) != 0 { return -Errno.fault }
     length.pointee = write(endpoint, family: family, to: address, room: Int(room))
     return 0
   }

@@ -8,7 +8,7 @@ import CSupport
 struct PreloadState: ~Copyable {
   var descriptions = Pool<Description>(maximum: 1 << 20)
   var epollSets = Pool<EpollSet>(maximum: 1 << 16)
-  var interests = Pool<Interest>(maximum: 1 << 22)
+  var interests = Pool<Interest>(maximum: 1 << 20)
   /// Epoll sets whose own descriptor is polled or in another set.
   var watchedSets = 0
   var threads = Pool<ThreadRecord>(maximum: 1 << 16)

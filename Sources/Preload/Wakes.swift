@@ -18,17 +18,16 @@ enum Wakes {
     let readish =
       PollEvent.readable | PollEvent.priority | PollEvent.readHangUp | PollEvent.hangUp | PollEvent.error
     let writish = PollEvent.writable | PollEvent.hangUp | PollEvent.error
-    if events & readish != 0 {
+    // Who is about to sleep says so before it looks, so a word that nobody waits on need not change.
+    if events & readish != 0, description.pointee.readWaiting.load(ordering: .sequentiallyConsistent) {
+      description.pointee.readWaiting.store(false, ordering: .sequentiallyConsistent)
       description.pointee.readWord.pointee.add(1, ordering: .sequentiallyConsistent)
-      if description.pointee.readWaiting.exchange(false, ordering: .sequentiallyConsistent) {
-        owe(description.pointee.readWord)
-      }
+      owe(description.pointee.readWord)
     }
-    if events & writish != 0 {
+    if events & writish != 0, description.pointee.writeWaiting.load(ordering: .sequentiallyConsistent) {
+      description.pointee.writeWaiting.store(false, ordering: .sequentiallyConsistent)
       description.pointee.writeWord.pointee.add(1, ordering: .sequentiallyConsistent)
-      if description.pointee.writeWaiting.exchange(false, ordering: .sequentiallyConsistent) {
-        owe(description.pointee.writeWord)
-      }
+      owe(description.pointee.writeWord)
     }
     if description.pointee.pollers.load(ordering: .sequentiallyConsistent) != 0 {
       // Whoever polls sets its bit again when it looks again.

@@ -5,16 +5,18 @@ import Netstack
 
 /// A stream of bytes that repeats only after a prime number of them: data that arrives at a wrong offset does not fit.
 package struct Pattern: Sendable {
-  private static let period = 65521
-  /// One period and the longest run handed out at once.
+  private static let period = 8191
+  /// The longest run handed out at once.
   private static let longest = 70_000
   private let bytes: [UInt8]
 
   package init(seed: UInt64) {
     var random = SeededRandom(seed: seed)
-    var bytes = [UInt8](repeating: 0, count: Self.period + Self.longest)
-    for i in 0..<Self.period { bytes[i] = UInt8(truncatingIfNeeded: random.next() >> 32) }
-    for i in Self.period..<bytes.count { bytes[i] = bytes[i - Self.period] }
+    var words: [UInt64] = []
+    for _ in 0...Self.period / 8 { words.append(random.next()) }
+    let once = words.withUnsafeBytes { [UInt8]($0[..<Self.period]) }
+    var bytes: [UInt8] = []
+    while bytes.count < Self.period + Self.longest { bytes += once }
     self.bytes = bytes
   }
 

@@ -270,7 +270,7 @@ static void waits_for_children(void) {
   pid_t child = fork();
   if (child == 0) {
     // Nor is the parent's keeper the child's.
-    if (anp_keeper_is_mine() || *anp_keeper_descriptor() != -1) _exit(1);
+    if (anp_keeper_is_mine() || anp_keeper_descriptor() != -1) _exit(1);
     _exit(0);
   }
   int status = -1;

@@ -27,6 +27,7 @@ int main(void) {
   note("%s", got);
   CALL(send(fd, "xyz", 3, MSG_OOB));
   peer("option x SOL_SOCKET SO_OOBINLINE 1");
+  CALL(shutdown(fd, SHUT_WR));
   peer("receive x 3");
   close(fd);
   peer("close x");

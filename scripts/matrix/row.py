@@ -11,7 +11,8 @@ class Row:
     def __init__(self, name, function, roles, needs, seconds, quick, together, devices, accepted):
         self.name, self.function, self.roles, self.needs = name, function, roles, needs
         self.seconds, self.quick, self.together, self.devices = seconds, quick, together, devices
-        self.accepted = accepted
+        self.accepted = [entry for entry in accepted if entry[0] != "*"]
+        self.known = next((reason for native, _, reason in accepted if native == "*"), None)
         self.summary = (function.__doc__ or "").strip().splitlines()[0] if function.__doc__ else ""
 
     def missing(self):

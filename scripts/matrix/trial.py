@@ -149,6 +149,8 @@ class Trial:
                 **network.stack_environment(self.row.devices),
                 "ANP_STATS": self.path(f"statistics.{index}"),
                 "ANP_LOG": self.path(f"anp-log.{index}"),
+                # Only AddressSanitizer's run-time library reads it; see `sanitizer_report`.
+                "ASAN_OPTIONS": f"detect_leaks=0:exitcode=99:log_path={self.path('asan')}",
                 **({"ANP_DEBUG": self.debug} if self.debug else {}),
                 **environment,
             }
@@ -226,6 +228,13 @@ class Trial:
                     match = re.match(r"\s*([A-Za-z0-9-]+):?\s+(\d+)\s*$", line)
                     if match:
                         self.statistics[match[1]] = self.statistics.get(match[1], 0) + int(match[2])
+
+    def sanitizer_report(self):
+        for report in glob.glob(self.path("asan.*")):
+            with open(report, errors="replace") as file:
+                found = re.search(r"ERROR: (.*)", file.read())
+            return f"{found[1] if found else 'AddressSanitizer reports'} ({os.path.basename(report)})"
+        return None
 
     @property
     def carried(self):

@@ -30,9 +30,8 @@ int anp_keeper_device(void);
 /// In drain: another bound, counted from now, at most 60 s (SO_LINGER).
 void anp_keeper_set_bound(uint32_t milliseconds);
 
-/// The program's end of the pipe whose closing tells the keeper. For the table of our own descriptors: it may be moved to
-/// another number (duplicate, store, close), and must survive a loop that closes everything.
-int *anp_keeper_descriptor(void);
+/// The program's end of the pipe whose closing tells the keeper; -1 where there is none.
+int anp_keeper_descriptor(void);
 
 /// True in the process in which anp_keeper_start was called last; false in its children.
 int anp_keeper_is_mine(void);

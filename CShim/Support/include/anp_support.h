@@ -86,8 +86,6 @@ int64_t anp_realtime_nanoseconds(void);
 void anp_raise_sigpipe(void);
 /// True while the calling thread runs on its alternate signal stack.
 int anp_on_signal_stack(void);
-/// Writes a line to stderr's descriptor in one write.
-void anp_complain(const char *text, size_t length);
 
 // The lock of Preload's own state (descriptions' free list, epoll sets, poller slots): a leaf, taken after a shard's lock,
 // inside anp_enter(), for a few instructions or one eventfd write.
@@ -101,6 +99,10 @@ void *anp_thread_record(void);
 void anp_set_thread_record(void *record, void (*at_exit)(void *));
 /// The caller's stack depth, to tell whether the frame of an abandoned wait is still there.
 static inline uintptr_t anp_stack_depth(void) { return (uintptr_t)__builtin_frame_address(0); }
+
+/// An address in the page that is never mapped. The kernel answers EFAULT to every bad pointer; here it would be a crash. The
+/// ones that programs do pass, NULL plus an offset, are told apart.
+static inline int anp_is_nowhere(const void *address) { return (uintptr_t)address < 4096; }
 
 /// epoll_event is packed on x86_64 only: Swift goes through these.
 static inline void anp_epoll_store(struct epoll_event *array, int index, uint32_t events, uint64_t data) {

@@ -155,10 +155,11 @@ extension TransmissionControlBlock {
     let limit =
       isOrphan ? (settings.tcpOrphanRetries == 0 ? 8 : settings.tcpOrphanRetries) : settings.tcpRetries2
     let timeout = options.userTimeout > 0 ? Interval.milliseconds(options.userTimeout) : nil
-    if probesOut > 0 {
-      // TCP_USER_TIMEOUT counts also while the peer answers with a closed window (RFC 5482 §3, tcp_probe_timer).
-      if let timeout, now - probesSince >= timeout { return giveUp(env) }
-      if timeout == nil, probesOut > limit { return giveUp(env) }
+    // TCP_USER_TIMEOUT counts also while the peer answers with a closed window (RFC 5482 §3, tcp_probe_timer).
+    if let timeout {
+      if now - probesSince >= timeout { return giveUp(env) }
+    } else if probesOut > limit {
+      return giveUp(env)
     }
     probesOut += 1
     persistBackoff += 1
