@@ -62,6 +62,7 @@ case ${1-} in
     one "make check" make -s check
     unit "unit and simulator tests"
     one "simulator: random transfers over bad networks, throughput" simulate "$seeds"
+    counted "signals, keeper, allocator from within" Tests/programs/process_tests.sh plain
     counted "launcher" scripts/test-launcher.sh
     counted "start-up" scripts/start-up.sh
     if [[ $1 == quick ]]; then counted "programs (quick)" scripts/run-tests.sh --quick; else counted "programs" scripts/run-tests.sh; fi
@@ -69,6 +70,7 @@ case ${1-} in
   sanitizers)
     unit "unit and simulator tests under ThreadSanitizer" --sanitize=thread --scratch-path .build-thread
     unit "unit and simulator tests under AddressSanitizer" --sanitize=address --scratch-path .build-address
+    counted "signals and allocator from within, under sanitizers" Tests/programs/process_tests.sh sanitizers
     title "an AddressSanitizer build of the library"
     runtime=$(echo "$(dirname "$(dirname "$(realpath "$(command -v swift)")")")"/lib/clang/*/lib/linux/libclang_rt.asan-"$(uname -m)".so)
     if swift build -c release --traits Embedded --sanitize=address --product anp --scratch-path .build-embedded-address; then
