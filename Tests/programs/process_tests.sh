@@ -13,7 +13,7 @@ passed=0
 failed=0
 
 flags=(-std=gnu17 -O2 -g -Wall -Wextra -Wno-unused-parameter -Wno-missing-field-initializers -Wno-unused-function
-  -Wno-array-bounds -pthread -Wl,-z,now "-I$root/CShim/Support/include" "-I$root/CShim/Interpose")
+  -Wno-array-bounds -pthread "-Wl,-z,now" "-I$root/CShim/Support/include" "-I$root/CShim/Interpose")
 support=("$root"/CShim/Support/{thread,wait,keeper,fdtable,support}.c)
 hooks=("$root"/CShim/Interpose/{signals,process}.c)
 renamed=(-DANP_ALLOCATOR_ALWAYS)
