@@ -95,6 +95,8 @@ void anp_wait_prepare(void) {
 }
 
 int anp_wait(_Atomic uint32_t *word, uint32_t expected, int64_t timeout_ns, unsigned flags) {
+  // Often enough it has changed by now: no need to ask the kernel.
+  if (atomic_load_explicit(word, memory_order_acquire) != expected) return keep_unreported(-EAGAIN);
   set_timeout(timeout_ns);
   begin_cancellable();
   long result = anp_call(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &anp_this_thread.timeout);

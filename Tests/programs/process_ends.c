@@ -3,6 +3,7 @@
 #include "probe.h"
 
 #include <spawn.h>
+#include <sys/syscall.h>
 
 enum { COUNT = 150000 };
 
@@ -42,7 +43,7 @@ static int end(const char *how) {
   if (strcmp(how, "_exit") == 0) _exit(7);
   if (strcmp(how, "_Exit") == 0) _Exit(7);
   if (strcmp(how, "quick_exit") == 0) quick_exit(7);
-  if (strcmp(how, "system call") == 0) syscall(231 /* exit_group */, 7);
+  if (strcmp(how, "system call") == 0) syscall(SYS_exit_group, 7);
   if (strcmp(how, "close") == 0) {
     close(fd);
     _exit(7);
