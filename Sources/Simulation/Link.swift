@@ -27,7 +27,8 @@ package struct LinkConditions: Sendable {
   package var reorderDelay = Interval.zero
   /// Chance that a frame is lost, each for itself.
   package var loss = 0.0
-  /// Bursts (Gilbert's model): chance per frame that one begins, and that it ends; in a burst all are lost.
+  /// Bursts (Gilbert's model): chance per frame that one begins, and that it ends; in a burst all are lost. A second of
+  /// silence ends it too, or a few frames minutes apart would all be of one burst.
   package var burstBegin = 0.0
   package var burstEnd = 0.3
   package var duplicate = 0.0
@@ -68,6 +69,7 @@ package struct Link {
   private var freeAt = Instant.zero
   private var lastArrival = Instant.zero
   private var inBurst = false
+  private var lastSentAt = Instant.zero
   /// Departures of what waits, oldest first.
   private var waiting: [(departure: Instant, bytes: Int)] = []
   private var waitingFirst = 0
@@ -148,6 +150,8 @@ package struct Link {
     if let outage = conditions.outage, now - start >= outage.after, now - start < outage.after + outage.length {
       return true
     }
+    if now - lastSentAt > .seconds(1) { inBurst = false }
+    lastSentAt = now
     if inBurst {
       if chance(conditions.burstEnd) { inBurst = false }
     } else if chance(conditions.burstBegin) {

@@ -18,7 +18,9 @@ package struct Plan: Sendable {
   package var connections = 1
   /// Both sides connect to each other at the same time (RFC 9293 §3.5, figure 7).
   package var simultaneousOpen = false
-  package var timeLimit = Interval.seconds(7200)
+  /// Virtual: without timestamps and SACK a lossy path may cost a time-out of two minutes for every few segments, for
+  /// Karn's rule keeps the back-off until new data is acknowledged.
+  package var timeLimit = Interval.seconds(6 * 3600)
 
   package init(seed: UInt64) { self.seed = seed }
 }

@@ -142,14 +142,14 @@ struct ByteRingTests {
     var isIntact: Bool { Array(slices.0) + Array(slices.1) == expected }
   }
 
-  @Test("Against a model, with pinned slices that must stay intact whatever happens meanwhile", arguments: 0..<100)
+  @Test("Against a model, with pinned slices that must stay intact whatever happens meanwhile", arguments: 0..<50)
   func model(seed: UInt64) {
     var random = SeededRandom(seed: seed)
     var ring = ByteRing()
     var model: [UInt8] = []
     var pins: [Pin] = []
-    let limit = 1 << (10 + random.below(7))
-    for step in 0..<600 {
+    let limit = 1 << (10 + random.below(5))
+    for step in 0..<400 {
       switch random.below(5) {
       case 0, 1:
         let bytes = (0..<random.below(limit / 3)).map { _ in UInt8(truncatingIfNeeded: random.next()) }
