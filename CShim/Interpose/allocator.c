@@ -30,6 +30,11 @@
 
 typedef int anp_allocator_is_not_an_empty_file;
 
+// Its own test brings its names.
+#ifdef ANP_ALLOCATOR_ALWAYS
+#undef ANP_NO_ALLOCATOR
+#endif
+
 #ifndef ANP_NO_ALLOCATOR
 #define _GNU_SOURCE
 #include <errno.h>

@@ -105,16 +105,6 @@ int anp_internal_adopt(int *home, int fd) {
   return number;
 }
 
-void anp_internal_register(int *home) {
-  int fd = __atomic_load_n(home, __ATOMIC_ACQUIRE);
-  if (fd < 0 || anp_fd_look_up(fd) != 0) return;
-  int slot = -1;
-  for (int i = 0; i < HOMES && slot < 0; i++)
-    if (__atomic_load_n(&homes[i], __ATOMIC_ACQUIRE) == home) slot = i;
-  if (slot < 0) slot = take_home(home);
-  if (slot >= 0) anp_fd_exchange(fd, anp_fd_entry(ANP_FD_INTERNAL, (uint32_t)slot, 0), NULL);
-}
-
 void anp_internal_close(int *home) {
   int fd = __atomic_exchange_n(home, -1, __ATOMIC_ACQ_REL);
   if (fd < 0) return;

@@ -79,6 +79,15 @@ int anp_entropy(void *bytes, size_t count) {
   return 0;
 }
 
+int anp_under_thread_sanitizer(void) {
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+  return 1;
+#endif
+#endif
+  return 0;
+}
+
 // ---- Descriptors ------------------------------------------------------------------------------------------------------
 
 // Just below the limit, but not above 1024: the kernel's table grows to the highest number in use.
@@ -176,10 +185,29 @@ void anp_timer_set(int fd, int64_t deadline) {
   anp_host_call(SYS_timerfd_settime, fd, TFD_TIMER_ABSTIME, (long)&when, 0, 0, 0);
 }
 
-unsigned anp_event_wait(int device, int timer) {
+// Sequentially consistent: either the sleeper sees the new numbers, or the mover sees its round begin.
+uint32_t anp_sleep_move(struct anp_sleep_numbers *numbers, int device, int timer) {
+  __atomic_store_n(&numbers->device, device, __ATOMIC_SEQ_CST);
+  __atomic_store_n(&numbers->timer, timer, __ATOMIC_SEQ_CST);
+  return __atomic_load_n(&numbers->rounds, __ATOMIC_SEQ_CST);
+}
+
+uint32_t anp_sleep_rounds(struct anp_sleep_numbers *numbers) {
+  return __atomic_load_n(&numbers->rounds, __ATOMIC_ACQUIRE);
+}
+
+unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too) {
+  __atomic_fetch_add(&numbers->rounds, 1, __ATOMIC_SEQ_CST);
+  int timer = __atomic_load_n(&numbers->timer, __ATOMIC_SEQ_CST);
+  int device = device_too ? __atomic_load_n(&numbers->device, __ATOMIC_SEQ_CST) : -1;
   struct pollfd entries[2] = {{.fd = timer, .events = POLLIN}, {.fd = device, .events = POLLIN}};
   int n = wait_for(entries, 2, 0);
   if (n <= 0) return 0;
+  // Closed by the program with a raw system call: no alarm any more, but no mad loop either; timers run when looked at.
+  if (entries[0].revents & (POLLNVAL | POLLERR)) {
+    anp_sleep(1000000);
+    return ANP_EVENT_TIMER | ((entries[1].revents & POLLIN) ? ANP_EVENT_READABLE : 0);
+  }
   return ((entries[1].revents & POLLIN) ? ANP_EVENT_READABLE : 0) |
          ((entries[1].revents & (POLLERR | POLLHUP | POLLNVAL)) ? ANP_EVENT_DEVICE_ERROR : 0) |
          ((entries[0].revents & POLLIN) ? ANP_EVENT_TIMER : 0);

@@ -125,7 +125,8 @@ struct Capture {
       #endif
       put(0xffff_ffff)
       put(0xffff_ffff)
-      put(option: 4, UnsafeRawBufferPointer(start: program.utf8Start, count: program.utf8CodeUnitCount))  // shb_userappl
+      // The option shb_userappl.
+      put(option: 4, UnsafeRawBufferPointer(start: program.utf8Start, count: program.utf8CodeUnitCount))
       put(0)
       finish(from: sectionStart)
 

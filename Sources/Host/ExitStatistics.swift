@@ -98,7 +98,7 @@ extension HostRuntime {
   /// At the program's end, however it comes about (Preload calls this from its exit hooks, the keeper where there were none;
   /// more than once does no harm): prints what ANP_STATS asks for.
   package static func atExit() {
-    guard let shard, shard.pointee.statisticsOutput >= 0 else { return }
+    guard let shard, shard.pointee.work.statisticsOutput >= 0 else { return }
     guard anp_claim_word(&anp_host().pointee.statistics_printed) != 0 else { return }
     // A thread may have been cut off inside the lock: after a while the counters are read as they stand.
     var locked = false
@@ -107,10 +107,10 @@ extension HostRuntime {
       if !locked { anp_sleep(500_000) }
     }
     let statistics = shard.pointee.stack.statistics
-    let calls = shard.pointee.calls
+    let calls = shard.pointee.work.calls
     if locked { anp_unlock(shard.pointee.lockWord) }
     let drops = ExitStatistics.queueDrops(shard.pointee.deviceName).map { $0 &- shard.pointee.queueDropsAtStart }
-    let descriptor = shard.pointee.statisticsOutput
+    let descriptor = shard.pointee.work.statisticsOutput
     ExitStatistics.format(statistics, calls: calls, queueDrops: drops, process: shard.pointee.process) {
       _ = anp_write_all(descriptor, $0.baseAddress, $0.count)
     }

@@ -147,10 +147,10 @@ package enum HostRuntime {
         ringSize: configuration.pointee.receiveRing,
         log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
         statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
-    if stack.pointee.trace.allows(.device, .info) { shard.pointee.log.begin(device, named: link.device, wanted) }
+    if stack.pointee.trace.allows(.device, .info) { shard.pointee.work.log.begin(device, named: link.device, wanted) }
 
     shard.pointee.lock()
-    shard.pointee.receiver.refill(from: &shard.pointee.stack)
+    shard.pointee.work.receiver.refill(from: &shard.pointee.stack)
     // The announcement of our address goes out here.
     shard.pointee.unlock()
     let result = RxThread.start(shard)

@@ -18,10 +18,11 @@ enum KeeperDrain {
   private static var goodbye: Interval { .milliseconds(100) }
 
   static func start(_ shard: UnsafeMutablePointer<Shard>) {
-    anp_keeper_keep(shard.pointee.log.descriptor)
-    anp_keeper_keep(shard.pointee.capture.descriptor)
-    anp_keeper_keep(shard.pointee.statisticsOutput)
-    let result = anp_keeper_start(shard.pointee.device.descriptor) { how in KeeperDrain.run(how) }
+    guard anp_under_thread_sanitizer() == 0 else { return }
+    anp_keeper_keep(shard.pointee.work.log.descriptor)
+    anp_keeper_keep(shard.pointee.work.capture.descriptor)
+    anp_keeper_keep(shard.pointee.work.statisticsOutput)
+    let result = anp_keeper_start(shard.pointee.work.device.descriptor) { how in KeeperDrain.run(how) }
     if result != 0 {
       report { text in
         text.append("no keeper can be made (error ")
@@ -72,7 +73,7 @@ enum KeeperDrain {
       }
       guard now < deadline, now < begin + longest else { return }
       let wake = min(next ?? .distantFuture, now + .milliseconds(20))
-      let readable = anp_wait_readable(shard.pointee.device.descriptor, max(0, (wake - now).nanoseconds))
+      let readable = anp_wait_readable(shard.pointee.work.device.descriptor, max(0, (wake - now).nanoseconds))
       if readable < 0 { return }
       guard readable > 0 else { continue }
       // Something came; whatever it was, the peers live.
@@ -87,11 +88,11 @@ enum KeeperDrain {
     // virtio_net_hdr (nothing to finish), frame
     var memory = InlineArray<128, UInt8>(repeating: 0)
     withUnsafeMutableBytes(of: &memory) { raw in
-      let header = shard.pointee.device.headerSize
+      let header = shard.pointee.work.device.headerSize
       let frame = UnsafeMutableRawBufferPointer(rebasing: raw[header...])
       var index: UInt32 = 0
       while let length = shard.pointee.stack.resetFrame(after: &index, into: frame) {
-        _ = anp_write_all(shard.pointee.device.descriptor, raw.baseAddress, header + length)
+        _ = anp_write_all(shard.pointee.work.device.descriptor, raw.baseAddress, header + length)
       }
     }
   }

@@ -63,8 +63,8 @@ struct Receiver {
     var left = budget
     var first = true
     while left > 0 {
-      let me = shard.pointee.receiver
-      let device = shard.pointee.device
+      let me = shard.pointee.work.receiver
+      let device = shard.pointee.work.device
       var error: Int32 = 0
       var lost = 0
       var n = 0
@@ -78,8 +78,8 @@ struct Receiver {
         lost = me.discard(device, wanted, &error)
       }
       for i in 0..<n { me.fill(i) }
-      if shard.pointee.capture.isOn {
-        for i in 0..<n { shard.pointee.capture.record(me.packet(i), .inbound) }
+      if shard.pointee.work.capture.isOn {
+        for i in 0..<n { shard.pointee.work.capture.record(me.packet(i), .inbound) }
       }
 
       anp_lock(shard.pointee.lockWord)
@@ -87,20 +87,20 @@ struct Receiver {
       if first { shard.pointee.stack.count(.rxPolls) }
       first = false
       shard.pointee.runTimers()
-      shard.pointee.receiver.posted &-= n
+      shard.pointee.work.receiver.posted &-= n
       for i in 0..<n {
-        shard.pointee.calls.readBytes &+= UInt64(me.results[i].length) &+ UInt64(device.headerSize)
-        if me.results[i].header.segmentation_type != 0 { shard.pointee.calls.readSuperFrames &+= 1 }
+        shard.pointee.work.calls.readBytes &+= UInt64(me.results[i].length) &+ UInt64(device.headerSize)
+        if me.results[i].header.segmentation_type != 0 { shard.pointee.work.calls.readSuperFrames &+= 1 }
         shard.pointee.stack.receive(me.packet(i), now: now)
       }
       // The call that found nothing counts, too.
-      shard.pointee.calls.reads &+= UInt64(n &+ lost &+ (error == 0 ? 0 : 1))
+      shard.pointee.work.calls.reads &+= UInt64(n &+ lost &+ (error == 0 ? 0 : 1))
       if n > 0 { shard.pointee.stack.finishBatch(now: now) }
       if lost > 0 {
         shard.pointee.stack.count(.rxRingFull, lost)
         shard.pointee.stack.statistics[drop: .noBuffer] &+= UInt64(lost)
       }
-      shard.pointee.receiver.refill(from: &shard.pointee.stack)
+      shard.pointee.work.receiver.refill(from: &shard.pointee.stack)
       left &-= n &+ lost
       if left <= 0, error == 0 { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }

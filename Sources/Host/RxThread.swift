@@ -19,14 +19,12 @@ enum RxThread {
   private static func run(_ shard: UnsafeMutablePointer<Shard>) {
     var deviceWatched = true
     while true {
-      anp_store_word(shard.pointee.rounds, anp_load_word(shard.pointee.rounds) &+ 1)
-      let events = Int(anp_event_wait(deviceWatched ? shard.pointee.device.descriptor : -1, shard.pointee.timer))
+      let events = Int(anp_event_wait(shard.pointee.sleep, deviceWatched ? 1 : 0))
       if events & ANP_EVENT_TIMER != 0 {
         shard.pointee.lock()
-        shard.pointee.alarmFired()
+        // Whoever had the poller may be telling us with the alarm that it is free.
+        deviceWatched = shard.pointee.alarmFired()
         shard.pointee.unlock()
-        // Whoever had the poller may have told us with the alarm that it is free.
-        if shard.pointee.reportedDeviceError != EBADFD { deviceWatched = true }
       }
       if events & ANP_EVENT_DEVICE_ERROR != 0 {
         // A removed device stays "ready" for ever: look away from it for good.

@@ -27,6 +27,7 @@
 import CSupport
 import Netstack
 
+/// Holds pointers only, which never change: any number of threads may use it at once. What they point to is the lock's.
 package struct Shard: ~Copyable {
   /// At an address of its own and never destroyed, as a shard lives as long as its process. Embedded Swift cannot destroy a
   /// value whose parts have a deinit in another module; a stored property, or the setter the compiler would make here, would.
@@ -37,32 +38,18 @@ package struct Shard: ~Copyable {
     nonmutating set { stackAddress.initialize(to: newValue) }
   }
 
+  private let workAddress: UnsafeMutablePointer<ShardWork>
+  /// Under the lock, but for what belongs to a duty.
+  var work: ShardWork {
+    @inline(__always) unsafeAddress { UnsafePointer(workAddress) }
+    @inline(__always) nonmutating unsafeMutableAddress { workAddress }
+  }
+
   private let here: UnsafeMutablePointer<Shard>
   /// A cache line of its own: waiters spin on it.
   let lockWord: UnsafeMutablePointer<UInt32>
-
-  var device: TAPDevice
-  var receiver: Receiver
-  var transmitter: Transmitter
-  var log: Log
-  var capture: Capture
-  /// Where the counters go at the end, -1 = nowhere. Opened at the start: at the end it may be the keeper who writes.
-  private(set) var statisticsOutput: Int32
-  var calls = DeviceCalls()
-
-  private var isDraining = false
-  private var isPolling = false
-  /// anp-rx found the poller taken and waits to be told when it is free.
-  private var interruptMasked = false
-  /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
-  var reportedDeviceError: Int32 = 0
-
-  /// The timer descriptor that ends anp-rx's sleep, and the time it is set to. A timer instead of an eventfd and a sleep with a
-  /// time-out: an earlier deadline costs its maker one system call, no thread wakes up before there is something to do.
-  private(set) var timer: Int32
-  private var alarm = Instant.distantFuture
-  /// Times anp-rx has gone round its loop.
-  let rounds: UnsafeMutablePointer<UInt32>
+  /// What anp-rx sleeps on; it looks without the lock.
+  let sleep: UnsafeMutablePointer<anp_sleep_numbers>
 
   let started: Instant
   let deviceName: UnsafePointer<CChar>
@@ -74,20 +61,15 @@ package struct Shard: ~Copyable {
   private init(at here: UnsafeMutablePointer<Shard>, _ parts: ShardParts) {
     self.here = here
     stackAddress = parts.stack
-    device = parts.device
     deviceName = parts.deviceName
-    timer = parts.timer
-    log = parts.log
-    capture = parts.capture
-    statisticsOutput = parts.statisticsOutput
     started = parts.started
     queueDropsAtStart = parts.queueDropsAtStart
     lockWord = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 16)
     lockWord.initialize(repeating: 0, count: 16)
-    rounds = .allocate(capacity: 1)
-    rounds.initialize(to: 0)
-    receiver = Receiver(ringSize: parts.ringSize)
-    transmitter = Transmitter()
+    sleep = .allocate(capacity: 1)
+    sleep.initialize(to: anp_sleep_numbers(device: parts.device.descriptor, timer: parts.timer, rounds: 0))
+    workAddress = .allocate(capacity: 1)
+    workAddress.initialize(to: ShardWork(parts))
   }
 
   /// Makes a shard at an address that it keeps for the life of the process.
@@ -101,11 +83,11 @@ package struct Shard: ~Copyable {
 
   /// The caller is inside (anp_enter) when it is a thread of the program.
   @inline(__always)
-  package mutating func lock() { anp_lock(lockWord) }
+  package func lock() { anp_lock(lockWord) }
 
   /// Lets the stack's outputs out, releases, and calls the hooks. May write to the device on the way.
   @inline(__always)
-  package mutating func unlock() { Self.release(here) }
+  package func unlock() { Self.release(here) }
 
   /// The thread that holds the lock, 0 where nobody does.
   package var lockOwner: UInt32 { anp_lock_owner(lockWord) }
@@ -126,52 +108,56 @@ package struct Shard: ~Copyable {
         host.pointee.readiness_changed(change.cookie, change.events.rawValue)
         changed = true
       }
-      if me.pointee.isDraining { break }
+      if me.pointee.work.isDraining { break }
       if quota <= 0, me.pointee.stack.hasTransmit() {
         me.pointee.kick()
         break
       }
-      let frames = me.pointee.transmitter.take(from: &me.pointee.stack)
-      let events = me.pointee.log.take(from: &me.pointee.stack)
+      let frames = me.pointee.work.transmitter.take(from: &me.pointee.stack)
+      let events = me.pointee.work.log.take(from: &me.pointee.stack)
       if frames == 0, events == 0 { break }
       quota -= frames
 
-      me.pointee.isDraining = true
+      me.pointee.work.isDraining = true
       anp_unlock(me.pointee.lockWord)
       // Whoever waits for what changed can run while this thread is busy with the device.
       if changed { host.pointee.after_unlock() }
       changed = false
-      me.pointee.log.write()
-      me.pointee.transmitter.write(me.pointee.device, me.pointee.capture)
+      me.pointee.work.log.write()
+      me.pointee.work.transmitter.write(me.pointee.work.device, me.pointee.work.capture)
       anp_lock(me.pointee.lockWord)
-      me.pointee.isDraining = false
+      me.pointee.work.isDraining = false
       Transmitter.finish(me)
     }
-    if let deadline = me.pointee.stack.nextDeadline(), deadline < me.pointee.alarm { me.pointee.setAlarm(deadline) }
+    if let deadline = me.pointee.stack.nextDeadline(), deadline < me.pointee.work.alarm {
+      me.pointee.setAlarm(deadline)
+    }
     anp_unlock(me.pointee.lockWord)
     host.pointee.after_unlock()
   }
 
   // MARK: Alarm (under the lock)
 
-  private mutating func setAlarm(_ deadline: Instant) {
-    alarm = deadline
-    anp_timer_set(timer, deadline == .distantFuture ? -1 : max(1, deadline.nanoseconds))
+  private func setAlarm(_ deadline: Instant) {
+    work.alarm = deadline
+    anp_timer_set(work.timer, deadline == .distantFuture ? -1 : max(1, deadline.nanoseconds))
   }
 
   /// Makes anp-rx look around at once.
-  private mutating func kick() {
-    if alarm > .zero { setAlarm(.zero) }
+  private func kick() {
+    if work.alarm > .zero { setAlarm(.zero) }
   }
 
   /// anp-rx: the alarm went off. Sets it for what comes next, which also clears it.
-  mutating func alarmFired() {
+  /// False where the device is gone and need not be watched any more.
+  func alarmFired() -> Bool {
     runTimers()
     setAlarm(stack.nextDeadline() ?? .distantFuture)
+    return work.reportedDeviceError != EBADFD
   }
 
   /// The timer softirq.
-  mutating func runTimers() {
+  func runTimers() {
     let now = MonotonicClock.now
     if let deadline = stack.nextDeadline(), deadline <= now {
       stack.advance(to: now)
@@ -181,25 +167,25 @@ package struct Shard: ~Copyable {
   // MARK: Polling
 
   /// Takes the poller; false where another thread has it (which will wake anp-rx when it is done).
-  mutating func beginPolling() -> Bool {
+  func beginPolling() -> Bool {
     let me = here
     anp_lock(me.pointee.lockWord)
-    let free = !me.pointee.isPolling
+    let free = !me.pointee.work.isPolling
     if free {
-      me.pointee.isPolling = true
+      me.pointee.work.isPolling = true
       me.pointee.stack.count(.rxInterrupts)
     }
-    me.pointee.interruptMasked = !free
+    me.pointee.work.interruptMasked = !free
     anp_unlock(me.pointee.lockWord)
     return free
   }
 
-  mutating func endPolling() {
+  func endPolling() {
     let me = here
     anp_lock(me.pointee.lockWord)
-    me.pointee.isPolling = false
-    if me.pointee.interruptMasked {
-      me.pointee.interruptMasked = false
+    me.pointee.work.isPolling = false
+    if me.pointee.work.interruptMasked {
+      me.pointee.work.interruptMasked = false
       me.pointee.kick()
     }
     anp_unlock(me.pointee.lockWord)
@@ -208,54 +194,87 @@ package struct Shard: ~Copyable {
   // MARK: Keeper
 
   /// The program is gone, this is the keeper's process: its number for the device; no anp-rx whom an alarm could wake.
-  mutating func becomeKeeper(device number: Int32) {
-    device.descriptor = number
-    timer = -1
+  func becomeKeeper(device number: Int32) {
+    work.device.descriptor = number
+    work.timer = -1
     anp_host().pointee.readiness_changed = { _, _ in }
     anp_host().pointee.after_unlock = {}
   }
 
   /// Under the lock: takes over from threads that ended in the middle of a duty. What the poller had read and not yet handed
   /// over is lost like a frame on a wire; what the drainer had taken is written again, a duplicate at worst.
-  mutating func resumeDuties() {
-    isPolling = false
-    interruptMasked = false
-    if isDraining {
-      transmitter.write(device, capture)
+  func resumeDuties() {
+    work.isPolling = false
+    work.interruptMasked = false
+    if work.isDraining {
+      work.transmitter.write(work.device, work.capture)
       Transmitter.finish(here)
-      isDraining = false
+      work.isDraining = false
     }
   }
 
   // MARK: Descriptors
 
-  mutating func eachDescriptor(_ body: (Int32) -> Void) {
-    if device.descriptor >= 0 { body(device.descriptor) }
-    if timer >= 0 { body(timer) }
-    if log.descriptor >= 0 { body(log.descriptor) }
-    if capture.descriptor >= 0 { body(capture.descriptor) }
-    if statisticsOutput >= 0 { body(statisticsOutput) }
+  func eachDescriptor(_ body: (Int32) -> Void) {
+    if work.device.descriptor >= 0 { body(work.device.descriptor) }
+    if work.timer >= 0 { body(work.timer) }
+    if work.log.descriptor >= 0 { body(work.log.descriptor) }
+    if work.capture.descriptor >= 0 { body(work.capture.descriptor) }
+    if work.statisticsOutput >= 0 { body(work.statisticsOutput) }
   }
 
   /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
   /// numbers must stay open until then.
-  mutating func replaceDescriptor(_ number: Int32, by other: Int32) {
+  func replaceDescriptor(_ number: Int32, by other: Int32) {
     let me = here
     while true {
       anp_lock(me.pointee.lockWord)
-      if !me.pointee.isDraining, !me.pointee.isPolling { break }
+      if !me.pointee.work.isDraining, !me.pointee.work.isPolling { break }
       anp_unlock(me.pointee.lockWord)
       anp_sleep(20_000)
     }
-    if me.pointee.device.descriptor == number { me.pointee.device.descriptor = other }
-    if me.pointee.timer == number { me.pointee.timer = other }
-    me.pointee.log.replaceDescriptor(number, by: other)
-    me.pointee.capture.replaceDescriptor(number, by: other)
-    if me.pointee.statisticsOutput == number { me.pointee.statisticsOutput = other }
-    let round = anp_load_word(me.pointee.rounds)
+    if me.pointee.work.device.descriptor == number { me.pointee.work.device.descriptor = other }
+    if me.pointee.work.timer == number { me.pointee.work.timer = other }
+    me.pointee.work.log.replaceDescriptor(number, by: other)
+    me.pointee.work.capture.replaceDescriptor(number, by: other)
+    if me.pointee.work.statisticsOutput == number { me.pointee.work.statisticsOutput = other }
+    let round = anp_sleep_move(me.pointee.sleep, me.pointee.work.device.descriptor, me.pointee.work.timer)
     me.pointee.kick()
     anp_unlock(me.pointee.lockWord)
-    while anp_load_word(me.pointee.rounds) == round { anp_sleep(20_000) }
+    while anp_sleep_rounds(me.pointee.sleep) == round { anp_sleep(20_000) }
+  }
+}
+
+/// What changes in a shard, apart from the stack.
+struct ShardWork {
+  var device: TAPDevice
+  var receiver: Receiver
+  var transmitter = Transmitter()
+  var log: Log
+  var capture: Capture
+  /// Where the counters go at the end, -1 = nowhere. Opened at the start: at the end it may be the keeper who writes.
+  var statisticsOutput: Int32
+  var calls = DeviceCalls()
+
+  var isDraining = false
+  var isPolling = false
+  /// anp-rx found the poller taken and waits to be told when it is free.
+  var interruptMasked = false
+  /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
+  var reportedDeviceError: Int32 = 0
+
+  /// The timer descriptor that ends anp-rx's sleep, and the time it is set to. A timer instead of an eventfd and a sleep with a
+  /// time-out: an earlier deadline costs its maker one system call, no thread wakes up before there is something to do.
+  var timer: Int32
+  var alarm = Instant.distantFuture
+
+  init(_ parts: ShardParts) {
+    device = parts.device
+    receiver = Receiver(ringSize: parts.ringSize)
+    log = parts.log
+    capture = parts.capture
+    statisticsOutput = parts.statisticsOutput
+    timer = parts.timer
   }
 }
 

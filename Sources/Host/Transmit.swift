@@ -80,20 +80,20 @@ struct Transmitter {
 
   /// Under the lock again: accounts for the batch and gives the packets back.
   static func finish(_ shard: UnsafeMutablePointer<Shard>) {
-    let me = shard.pointee.transmitter
+    let me = shard.pointee.work.transmitter
     for i in 0..<me.count {
       let packet = me.frames[i]
       let result = me.results[i]
       if result >= 0 {
-        shard.pointee.calls.writes &+= 1
-        shard.pointee.calls.writeBytes &+= UInt64(result)
-        if packet.storage.pointee.segmentationType != .none { shard.pointee.calls.writeSuperFrames &+= 1 }
+        shard.pointee.work.calls.writes &+= 1
+        shard.pointee.work.calls.writeBytes &+= UInt64(result)
+        if packet.storage.pointee.segmentationType != .none { shard.pointee.work.calls.writeSuperFrames &+= 1 }
       } else {
         Self.failed(shard, Int32(-result))
       }
       shard.pointee.stack.transmitted(packet)
     }
-    shard.pointee.transmitter.count = 0
+    shard.pointee.work.transmitter.count = 0
   }
 
   /// The frame is lost, as on a wire; whoever sent it will send it again. Nothing is retried here: a device that refuses
@@ -116,9 +116,9 @@ struct Transmitter {
 
 extension Shard {
   /// Says once what has become of the device. Under the lock; it happens once.
-  mutating func reportDeviceError(_ error: Int32) {
-    guard error != reportedDeviceError else { return }
-    reportedDeviceError = error
+  func reportDeviceError(_ error: Int32) {
+    guard error != work.reportedDeviceError else { return }
+    work.reportedDeviceError = error
     report { text in
       switch error {
       case EBADFD: text.append("the TAP device was removed; this program's connections cannot go on")

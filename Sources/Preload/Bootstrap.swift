@@ -29,8 +29,6 @@ enum Bootstrap {
   static func enterHostDescriptors() {
     let entry = anp_fd_entry(UInt32(ANP_FD_INTERNAL.rawValue), hostIndex, 0)
     HostRuntime.eachDescriptor { number in _ = anp_fd_exchange(number, entry, nil) }
-    // The pipe whose end tells the keeper that the program is gone.
-    anp_internal_register(anp_keeper_descriptor())
   }
 
   /// A dup2 aims at a descriptor of the host runtime: it gets another number. 0 or a negative errno.

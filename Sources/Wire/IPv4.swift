@@ -64,7 +64,9 @@ package struct IPv4Header {
 
   /// Reads the fields with no check: for headers quoted in ICMP errors. nil where fewer than 20 bytes are there.
   package init?(quoted bytes: UnsafeRawBufferPointer) {
-    guard bytes.count >= Self.minimumLength, let base = bytes.baseAddress, base.byte(at: 0) >> 4 == 4 else { return nil }
+    guard bytes.count >= Self.minimumLength, let base = bytes.baseAddress, base.byte(at: 0) >> 4 == 4 else {
+      return nil
+    }
     let headerLength = Int(base.byte(at: 0) & 0xf) &* 4
     guard headerLength >= Self.minimumLength, headerLength <= bytes.count else { return nil }
     self.init(decoding: base, headerLength: headerLength, totalLength: Int(base.bigEndian16(at: 2)))

@@ -109,7 +109,8 @@ package struct TCPOptions: Sendable {
         var at = offset + 2
         while at < offset + length {
           sack.append(
-            SACKBlock(start: SequenceNumber(base.bigEndian32(at: at)), end: SequenceNumber(base.bigEndian32(at: at + 4))))
+            SACKBlock(
+              start: SequenceNumber(base.bigEndian32(at: at)), end: SequenceNumber(base.bigEndian32(at: at + 4))))
           at += 8
         }
       default: break

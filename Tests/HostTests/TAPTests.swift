@@ -194,8 +194,10 @@ struct TAPTests {
         Issue.record("no shard")
         return
       }
-      #expect(shard.pointee.device.capabilities.tcpSegmentation4 && shard.pointee.device.capabilities.checksumOffload)
-      #expect(shard.pointee.device.hostAddress == IPv4Address(198, 18, 0, 5))
+      #expect(
+        shard.pointee.work.device.capabilities.tcpSegmentation4
+          && shard.pointee.work.device.capabilities.checksumOffload)
+      #expect(shard.pointee.work.device.hostAddress == IPv4Address(198, 18, 0, 5))
 
       #expect(kernelIsRefused())
       echo(3_000_000, "a stream both ways")
@@ -223,7 +225,7 @@ struct TAPTests {
       let statistics = shard.pointee.stack.statistics
       #expect(statistics[.rxInterrupts] > 0 && statistics[.rxPolls] >= statistics[.rxInterrupts])
       #expect(statistics[.tcpActiveOpens] == 2)
-      #expect(shard.pointee.calls.writeBytes > 4_000_000 && shard.pointee.calls.readBytes > 4_000_000)
+      #expect(shard.pointee.work.calls.writeBytes > 4_000_000 && shard.pointee.work.calls.readBytes > 4_000_000)
       #expect(shard.pointee.lockOwner == 0)
 
       // Down: frames are lost and counted, nothing is held up.
@@ -237,12 +239,12 @@ struct TAPTests {
       }
       shard.pointee.unlock()
       #expect(shard.pointee.stack.statistics[.txErrors] > before)
-      #expect(shard.pointee.reportedDeviceError == EIO)
+      #expect(shard.pointee.work.reportedDeviceError == EIO)
 
       // Gone: said once, and the thread does not spin on a descriptor that is "ready" for ever.
       #expect(system("ip link del anp0") == 0)
       usleep(300_000)
-      #expect(shard.pointee.reportedDeviceError == EBADFD)
+      #expect(shard.pointee.work.reportedDeviceError == EBADFD)
       guard let ticks = receiveThreadTicks() else {
         Issue.record("no thread called anp-rx")
         return

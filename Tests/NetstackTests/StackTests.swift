@@ -49,18 +49,25 @@ private final class Segment {
     return bytes + payload
   }
 
-  func ipv4(_ proto: UInt8, _ payload: [UInt8], from: IPv4Address = peerAddress, to: IPv4Address = stackAddress, flags: UInt16 = 0, offset: Int = 0) -> [UInt8] {
+  func ipv4(
+    _ proto: UInt8, _ payload: [UInt8], from: IPv4Address = peerAddress, to: IPv4Address = stackAddress,
+    flags: UInt16 = 0, offset: Int = 0
+  ) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 20)
-    var header = IPv4Header(proto: proto, source: from, destination: to, payloadLength: payload.count, identification: 99, flags: flags)
+    var header = IPv4Header(
+      proto: proto, source: from, destination: to, payloadLength: payload.count, identification: 99, flags: flags)
     header.fragmentOffset = offset
     bytes.withUnsafeMutableBytes { header.write(to: $0.baseAddress!) }
     return frame(EtherType.ipv4, bytes + payload)
   }
 
-  func udp(_ payload: [UInt8], sourcePort: UInt16 = 5000, destinationPort: UInt16, to: IPv4Address = stackAddress) -> [UInt8] {
+  func udp(_ payload: [UInt8], sourcePort: UInt16 = 5000, destinationPort: UInt16, to: IPv4Address = stackAddress)
+    -> [UInt8]
+  {
     var bytes = [UInt8](repeating: 0, count: 8) + payload
     bytes.withUnsafeMutableBytes {
-      UDPHeader(sourcePort: sourcePort, destinationPort: destinationPort, totalLength: $0.count).write(to: $0.baseAddress!)
+      UDPHeader(sourcePort: sourcePort, destinationPort: destinationPort, totalLength: $0.count).write(
+        to: $0.baseAddress!)
       let pseudo = Checksum.pseudoHeader(
         source: IPAddress(peerAddress), destination: IPAddress(to), proto: IPProtocol.udp, length: $0.count)
       let sum = ~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer($0), pseudo))
@@ -181,7 +188,8 @@ struct StackTests {
     #expect(s.stack.statistics[drop: .udpNoSocket] == 2)
   }
 
-  @Test("udp(7): a bound socket receives with source and length; a connected one only its peer's, and hears of ICMP errors")
+  @Test(
+    "udp(7): a bound socket receives with source and length; a connected one only its peer's, and hears of ICMP errors")
   func udpSockets() throws {
     let s = Segment()
     s.introducePeer()
@@ -206,7 +214,8 @@ struct StackTests {
     s.receive(s.ipv4(IPProtocol.udp, s.udp([1], destinationPort: 53)))
     #expect(s.stack.statistics[drop: .udpNoSocket] == 1)
     let sent: [UInt8] = [9, 9]
-    _ = try sent.withUnsafeBytes { raw throws(SocketError) in try s.stack.sendDatagram(socket, raw, to: nil, now: s.now) }
+    _ = try sent.withUnsafeBytes { raw throws(SocketError) in try s.stack.sendDatagram(socket, raw, to: nil, now: s.now)
+    }
     let frames = s.sent()
     let ours = try #require(frames.last { etherType($0) == EtherType.ipv4 && $0[23] == IPProtocol.udp })
     s.receive(s.ipv4(IPProtocol.icmp, s.icmp(3, 3, Array(ours[14..<42]))))
@@ -222,11 +231,14 @@ struct StackTests {
     let socket = try s.stack.open(.datagram, cookie: 3, now: s.now)
     let bytes = pattern(9000)
     let peer = Endpoint(IPAddress(peerAddress), 9)
-    _ = try bytes.withUnsafeBytes { raw throws(SocketError) in try s.stack.sendDatagram(socket, raw, to: peer, now: s.now) }
+    _ = try bytes.withUnsafeBytes { raw throws(SocketError) in
+      try s.stack.sendDatagram(socket, raw, to: peer, now: s.now)
+    }
     #expect(s.sent().count == 7)
     try s.stack.setOption(socket, .mtuDiscover, 2, now: s.now)
     #expect(throws: SocketError.messageTooLong) {
-      try bytes.withUnsafeBytes { raw throws(SocketError) in try s.stack.sendDatagram(socket, raw, to: peer, now: s.now) }
+      try bytes.withUnsafeBytes { raw throws(SocketError) in try s.stack.sendDatagram(socket, raw, to: peer, now: s.now)
+      }
     }
     #expect(s.stack.leakReport().packets == 0)
   }
@@ -251,7 +263,9 @@ struct StackTests {
     s.introducePeer()
     let far = IPv4Address(203, 0, 113, 9)
     let socket = try s.stack.open(.stream, cookie: 1, now: s.now)
-    #expect(throws: SocketError.inProgress) { try s.stack.connect(socket, to: Endpoint(IPAddress(far), 80), now: s.now) }
+    #expect(throws: SocketError.inProgress) {
+      try s.stack.connect(socket, to: Endpoint(IPAddress(far), 80), now: s.now)
+    }
     let syn = try #require(s.sent().last)
     let port = UInt16(syn[34]) << 8 | UInt16(syn[35])
     let iss = UInt32(syn[38]) << 24 | UInt32(syn[39]) << 16 | UInt32(syn[40]) << 8 | UInt32(syn[41])
@@ -264,7 +278,8 @@ struct StackTests {
         headerLength: $0.count, flags: [.syn, .ack], window: 65535
       ).write(to: $0.baseAddress!)
       options.write(to: $0.baseAddress! + 20)
-      let pseudo = Checksum.pseudoHeader(source: IPAddress(far), destination: IPAddress(stackAddress), proto: 6, length: $0.count)
+      let pseudo = Checksum.pseudoHeader(
+        source: IPAddress(far), destination: IPAddress(stackAddress), proto: 6, length: $0.count)
       $0.baseAddress!.storeBigEndian16(~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer($0), pseudo)), at: 16)
     }
     s.receive(s.ipv4(IPProtocol.tcp, synAck, from: far))

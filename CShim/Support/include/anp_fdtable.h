@@ -61,8 +61,6 @@ int anp_fd_next(int first, int last, uint64_t *entry);
 /// Moves `fd` to a high number, close-on-exec, enters it in the table and stores the number in *home. Takes `fd` over also on
 /// failure. The new number or -errno.
 int anp_internal_adopt(int *home, int fd);
-/// Enters a descriptor of ours that somebody else made, where it is. Any number of times.
-void anp_internal_register(int *home);
 /// Closes what *home names and stores -1 there.
 void anp_internal_close(int *home);
 /// Makes way for a dup2 that aims at `fd`: our descriptor gets another number, *home is changed. 0 or -errno.

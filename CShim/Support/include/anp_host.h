@@ -113,6 +113,9 @@ static inline int64_t anp_realtime(void) { return anp_clock(CLOCK_REALTIME); }
 /// Fills `bytes` from getrandom(2); 0 or -errno.
 int anp_entropy(void *bytes, size_t count);
 
+/// True under ThreadSanitizer, which follows every thread of the memory and does not know what to make of a keeper.
+int anp_under_thread_sanitizer(void);
+
 // ---- Descriptors ------------------------------------------------------------------------------------------------------
 
 /// Moves a descriptor of ours to a high number with close-on-exec, out of the way of programs that expect low numbers in
@@ -144,10 +147,19 @@ void anp_timer_set(int fd, int64_t deadline);
 /// file opened for appending. A program that closed it may have been given the number for a file or a socket of its own.
 int anp_standard_error_usable(void);
 
-/// Sleeps until `device` (when >= 0) is readable or in error, or `timer` has fired. Bit 0: device readable, bit 1: device in
-/// error (removed), bit 2: timer.
+/// What the receive thread sleeps on. Written under the shard's lock, read by that thread without.
+struct anp_sleep_numbers {
+  int32_t device;
+  int32_t timer;
+  /// Times it has gone to sleep.
+  uint32_t rounds;
+};
+/// Sleeps until the device (where `device_too`) is readable or in error, or the timer has fired.
 enum { ANP_EVENT_READABLE = 1, ANP_EVENT_DEVICE_ERROR = 2, ANP_EVENT_TIMER = 4 };
-unsigned anp_event_wait(int device, int timer);
+unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too);
+/// Gives it other numbers and returns `rounds`: once that has changed, nobody sleeps on the old ones.
+uint32_t anp_sleep_move(struct anp_sleep_numbers *numbers, int device, int timer);
+uint32_t anp_sleep_rounds(struct anp_sleep_numbers *numbers);
 
 /// 1 where `fd` is readable within the time (negative: at any time), 0 where not, -1 where it is in error.
 int anp_wait_readable(int fd, int64_t nanoseconds);

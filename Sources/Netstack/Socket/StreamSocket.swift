@@ -31,7 +31,9 @@ extension TransmissionControlBlock {
   // MARK: SEND (RFC 9293 §3.10.2)
 
   /// Queues as much as there is room for.
-  mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer) throws(SocketError) -> Int {
+  mutating func queue(_ bytes: UnsafeRawBufferPointer, _ flags: SendFlags, _ env: EnvironmentPointer)
+    throws(SocketError) -> Int
+  {
     try checkCanSend()
     if bytes.count == 0 { return 0 }
     // Once full, a third must be free before more is taken (sk_stream_write_space): no dribble of small copies.

@@ -291,7 +291,8 @@ extension Stack {
 
   // MARK: accept
 
-  package mutating func accept(_ socket: SocketHandle, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
+  package mutating func accept(_ socket: SocketHandle, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle
+  {
     environment.pointee.now = now
     guard socket.kind == .stream else { throw .notSupported }
     let listener = try stream(socket)
@@ -417,7 +418,9 @@ extension Stack {
     }
   }
 
-  package mutating func setOption(_ socket: SocketHandle, _ option: SocketOption, _ value: Int, now: Instant) throws(SocketError) {
+  package mutating func setOption(_ socket: SocketHandle, _ option: SocketOption, _ value: Int, now: Instant)
+    throws(SocketError)
+  {
     environment.pointee.now = now
     if socket.kind == .datagram { return try setDatagramOption(socket, option, value) }
     let tcb = try stream(socket)

@@ -34,7 +34,9 @@ extension Stack {
       remote: Endpoint(IPAddress(ip.source), header.sourcePort))
     if let tcb = demux.find(tuple, in: tcbs) { return segmentArrives(segment, ip, tcb) }
     if let index = timeWaits.find(tuple) { return timeWaitSegmentArrives(segment, ip, tuple, index) }
-    if let listener = demux.findListener(tuple, in: tcbs) { return listenSegmentArrives(segment, ip, tuple, listener, above: nil) }
+    if let listener = demux.findListener(tuple, in: tcbs) {
+      return listenSegmentArrives(segment, ip, tuple, listener, above: nil)
+    }
     refuse(segment, ip, .tcpNoSocket)
   }
 
@@ -150,7 +152,9 @@ extension Stack {
 
   // MARK: TIME-WAIT
 
-  private mutating func timeWaitSegmentArrives(_ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ index: UInt32) {
+  private mutating func timeWaitSegmentArrives(
+    _ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ index: UInt32
+  ) {
     let env = environment
     switch timeWaits.segmentArrives(segment, at: index, env) {
     case .drop(let reason):

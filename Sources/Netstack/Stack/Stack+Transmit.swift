@@ -52,7 +52,8 @@ extension Stack {
 
   private mutating func send(_ plan: SegmentPlan, of tcb: TCBPointer) {
     let env = environment
-    env.pointee.statistics.count(.tcpOutSegs, max(1, (plan.payloadLength + plan.segmentSize - 1) / max(plan.segmentSize, 1)))
+    env.pointee.statistics.count(
+      .tcpOutSegs, max(1, (plan.payloadLength + plan.segmentSize - 1) / max(plan.segmentSize, 1)))
     guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .tcp) }
     if plan.payloadLength > 0 {
       let (first, second) = tcb.pointee.sendBuffer.slices(at: plan.payloadOffset, length: plan.payloadLength)
@@ -175,7 +176,8 @@ extension Stack {
     if env.pointee.trace.allows(.tcp, .debug) {
       var event = TraceEvent(env.pointee.now, .tcp, .debug, .segmentOut)
       event.tuple = FourTuple(
-        local: Endpoint(IPAddress(local), header.sourcePort), remote: Endpoint(IPAddress(remote), header.destinationPort))
+        local: Endpoint(IPAddress(local), header.sourcePort),
+        remote: Endpoint(IPAddress(remote), header.destinationPort))
       event.flags = header.flags
       env.pointee.trace.append(event)
     }

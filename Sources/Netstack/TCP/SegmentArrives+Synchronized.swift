@@ -206,7 +206,9 @@ extension TransmissionControlBlock {
     return changed
   }
 
-  private mutating func takeSACK(_ segment: Segment, _ ack: SequenceNumber, _ context: inout AckContext, _ env: EnvironmentPointer) {
+  private mutating func takeSACK(
+    _ segment: Segment, _ ack: SequenceNumber, _ context: inout AckContext, _ env: EnvironmentPointer
+  ) {
     let blocks = segment.options.sack
     var news = SACKBlocks()
     for i in 0..<blocks.count {

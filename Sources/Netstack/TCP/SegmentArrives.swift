@@ -118,7 +118,9 @@ extension TransmissionControlBlock {
   // MARK: Acknowledgment of new data
 
   /// SND.UNA moves to `ack`: buffer, scoreboard, RTT, timer (RFC 9293 §3.10.7.4 "Fifth, check the ACK field").
-  mutating func advance(to ack: SequenceNumber, _ segment: Segment, _ context: inout AckContext, _ env: EnvironmentPointer) {
+  mutating func advance(
+    to ack: SequenceNumber, _ segment: Segment, _ context: inout AckContext, _ env: EnvironmentPointer
+  ) {
     let now = env.pointee.now
     context.acked = ack - snd.una
     scoreboard.beginAcknowledgment()
@@ -279,7 +281,9 @@ extension TransmissionControlBlock {
     if ackDelayed, rcv.nxt - rcv.acknowledged > receivedSegment { work.insert(.ackNow) }
     let free = freeReceiveSpace
     let current = rcv.wnd
-    if 2 * current <= min(receiveSpace, rcvWindowClamp), free >= 2 * current, free - current >= min(receivedSegment, receiveSpace / 2) {
+    if 2 * current <= min(receiveSpace, rcvWindowClamp), free >= 2 * current,
+      free - current >= min(receivedSegment, receiveSpace / 2)
+    {
       work.insert(.ackNow)
     }
   }

@@ -345,7 +345,8 @@ package struct TransmissionControlBlock: ~Copyable {
 
   /// A line of the trace about a segment. Sequence numbers are told relative to the initial ones.
   func traceSegment(
-    _ kind: TraceKind, flags: TCPFlags, sequence: SequenceNumber, acknowledgment: SequenceNumber, length: Int, window: Int,
+    _ kind: TraceKind, flags: TCPFlags, sequence: SequenceNumber, acknowledgment: SequenceNumber, length: Int,
+    window: Int,
     again: Bool, _ env: EnvironmentPointer
   ) {
     var event = TraceEvent(env.pointee.now, .tcp, .debug, kind)

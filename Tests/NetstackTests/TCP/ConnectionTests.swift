@@ -31,7 +31,8 @@ struct OpeningTests {
     #expect(c.state(child) == .established)
     #expect(try c.send(child, pattern(2500)) == 2500)
     // 10 segments of initial window: all goes out, cut at the peer's MSS; Nagle holds no last piece without an earlier small one.
-    #expect(c.sent().map(\.description) == [". 1:1001(1000) ack 1", ". 1001:2001(1000) ack 1", "P. 2001:2501(500) ack 1"])
+    #expect(
+      c.sent().map(\.description) == [". 1:1001(1000) ack 1", ". 1001:2001(1000) ack 1", "P. 2001:2501(500) ack 1"])
   }
 
   @Test("RFC 9293 §3.5 figure 8: simultaneous open")

@@ -42,7 +42,10 @@ final class Conversation {
   var timestampEcho: UInt32 = 0
   var timestampValue: UInt32 = 1000
 
-  init(localPort: UInt16 = 0, peerPort: UInt16 = 8080, mtu: Int = 1500, _ change: (inout StackConfiguration) -> Void = { _ in }) {
+  init(
+    localPort: UInt16 = 0, peerPort: UInt16 = 8080, mtu: Int = 1500,
+    _ change: (inout StackConfiguration) -> Void = { _ in }
+  ) {
     var configuration = StackConfiguration()
     configuration.device.linkType = .ip
     configuration.device.mtu = mtu
@@ -142,7 +145,8 @@ final class Conversation {
       return
     }
     let base = packet.put(20 + length)
-    IPv4Header(proto: IPProtocol.tcp, source: peerAddress, destination: stackAddress, payloadLength: length).write(to: base)
+    IPv4Header(proto: IPProtocol.tcp, source: peerAddress, destination: stackAddress, payloadLength: length).write(
+      to: base)
     header.write(to: base + 20)
     options.write(to: base + 40)
     for (i, byte) in payload.enumerated() { (base + 20 + header.headerLength).storeByte(byte, at: i) }
@@ -157,7 +161,9 @@ final class Conversation {
   // MARK: Sockets
 
   /// An active open, both handshakes done; the peer offers the options given.
-  func connected(mss: UInt16 = 1460, sack: Bool = true, scale: UInt8? = 7, window: Int = 65535, rtt: Interval = .zero) throws -> SocketHandle {
+  func connected(mss: UInt16 = 1460, sack: Bool = true, scale: UInt8? = 7, window: Int = 65535, rtt: Interval = .zero)
+    throws -> SocketHandle
+  {
     let socket = try open()
     do { try stack.connect(socket, to: peer, now: now) } catch { #expect(error == .inProgress) }
     let syn = sent()
@@ -204,4 +210,6 @@ final class Conversation {
 }
 
 /// `n` bytes that differ from place to place.
-func pattern(_ n: Int, from offset: Int = 0) -> [UInt8] { (0..<n).map { UInt8(truncatingIfNeeded: ($0 + offset) &* 7 &+ ($0 + offset) >> 8) } }
+func pattern(_ n: Int, from offset: Int = 0) -> [UInt8] {
+  (0..<n).map { UInt8(truncatingIfNeeded: ($0 + offset) &* 7 &+ ($0 + offset) >> 8) }
+}

@@ -4,7 +4,9 @@ import Wire
 
 @Suite("TCP listening")
 struct ListenTests {
-  private func listening(backlog: Int, port: UInt16 = 80, _ change: (inout StackConfiguration) -> Void = { _ in }) throws -> (Conversation, SocketHandle) {
+  private func listening(backlog: Int, port: UInt16 = 80, _ change: (inout StackConfiguration) -> Void = { _ in })
+    throws -> (Conversation, SocketHandle)
+  {
     let c = Conversation(localPort: port, change)
     let listener = try c.open()
     try c.stack.bind(listener, to: Endpoint(.anyIPv4, port), now: c.now)

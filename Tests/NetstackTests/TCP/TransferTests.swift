@@ -4,7 +4,8 @@ import Wire
 
 @Suite("TCP data")
 struct DataTests {
-  @Test("RFC 9293 §3.10.7.4: data in order is read as sent; RFC 5681 §4.2: the second full segment is acknowledged at once")
+  @Test(
+    "RFC 9293 §3.10.7.4: data in order is read as sent; RFC 5681 §4.2: the second full segment is acknowledged at once")
   func inOrder() throws {
     let c = Conversation()
     let socket = try c.connected()
@@ -15,7 +16,8 @@ struct DataTests {
     #expect(acks.last?.acknowledgment == 2921)
   }
 
-  @Test("RFC 2018 §4: out-of-order data is kept and reported, the newest block first; the gap's closing acknowledges all")
+  @Test(
+    "RFC 2018 §4: out-of-order data is kept and reported, the newest block first; the gap's closing acknowledges all")
   func outOfOrder() throws {
     let c = Conversation()
     let socket = try c.connected()
@@ -132,7 +134,8 @@ struct DataTests {
 
 @Suite("TCP send buffer")
 struct SendBufferTests {
-  @Test("A writer that met a full buffer hears of room also when the device lets go of it after the last acknowledgment")
+  @Test(
+    "A writer that met a full buffer hears of room also when the device lets go of it after the last acknowledgment")
   func roomAfterLastPin() throws {
     let c = Conversation()
     let socket = try c.connected(window: 65535)
@@ -247,7 +250,9 @@ struct LossTests {
     #expect(c.stack.takeError(socket) == .timedOut)
   }
 
-  @Test("RFC 5482 §3, tcp(7) TCP_USER_TIMEOUT: a window that stays closed ends the connection too, though probes are answered")
+  @Test(
+    "RFC 5482 §3, tcp(7) TCP_USER_TIMEOUT: a window that stays closed ends the connection too, though probes are answered"
+  )
   func userTimeoutOfClosedWindow() throws {
     let c = Conversation()
     let socket = try c.connected(scale: nil, window: 1000)
