@@ -195,22 +195,27 @@ package enum HostRuntime {
     guard let shard else { return }
     host.pointee.forked = 1
     anp_store_pointer(&host.pointee.shard, nil)
-    shard.pointee.eachDescriptor { anp_close($0) }
+    // Closing -1 does no harm.
+    let numbers = shard.pointee.descriptors
+    for i in numbers.indices { anp_close(numbers[i]) }
   }
 
   // MARK: Descriptors of ours among the program's
 
   /// The descriptors that the running stack uses.
   package static func eachDescriptor(_ body: (Int32) -> Void) {
-    shard?.pointee.eachDescriptor(body)
+    guard let shard else { return }
+    anp_lock(shard.pointee.lockWord)
+    let numbers = shard.pointee.descriptors
+    anp_unlock(shard.pointee.lockWord)
+    for i in numbers.indices where numbers[i] >= 0 { body(numbers[i]) }
   }
 
   /// True for a descriptor number that the stack uses itself. A close of it by the program (a daemon closing everything) is to
   /// be swallowed, a dup2 onto it to be preceded by moveDescriptor.
   package static func ownsDescriptor(_ number: Int32) -> Bool {
-    guard let shard else { return false }
     var owns = false
-    shard.pointee.eachDescriptor { owns = owns || $0 == number }
+    eachDescriptor { owns = owns || $0 == number }
     return owns
   }
 

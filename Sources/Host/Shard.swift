@@ -215,12 +215,9 @@ package struct Shard: ~Copyable {
 
   // MARK: Descriptors
 
-  func eachDescriptor(_ body: (Int32) -> Void) {
-    if work.device.descriptor >= 0 { body(work.device.descriptor) }
-    if work.timer >= 0 { body(work.timer) }
-    if work.log.descriptor >= 0 { body(work.log.descriptor) }
-    if work.capture.descriptor >= 0 { body(work.capture.descriptor) }
-    if work.statisticsOutput >= 0 { body(work.statisticsOutput) }
+  /// All of ours, -1 where there is none. Under the lock, or where no other thread is.
+  var descriptors: InlineArray<5, Int32> {
+    [work.device.descriptor, work.timer, work.log.descriptor, work.capture.descriptor, work.statisticsOutput]
   }
 
   /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
