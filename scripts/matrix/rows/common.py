@@ -35,11 +35,14 @@ def web_root(trial, *sizes):
 
 
 def nginx_command(trial, root):
-    """nginx in the foreground, one process, all files in the trial's directory; PUT below /put/ stores files."""
+    """nginx in the foreground, one process, all files in the trial's directory; PUT below /put/ stores files.
+
+    `user root`: in a user namespace no other user is known, and nginx would hand its directories to one.
+    """
     os.makedirs(trial.path("put"), exist_ok=True)
     with open(trial.path("nginx.conf"), "w") as file:
         file.write(
-            f"""daemon off; master_process off; pid {trial.path("nginx.pid")};
+            f"""daemon off; master_process off; user root root; pid {trial.path("nginx.pid")};
             error_log {trial.path("nginx.log")} warn;
             events {{ worker_connections 1024; }}
             http {{
