@@ -27,8 +27,12 @@ needed=$(readelf -dW "$library" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' | sort)
 more=$(grep -vE '^(libc\.so\.6|ld-linux-[a-z0-9-]+\.so\.[0-9])$' <<<"$needed" || true)
 verdict "$([[ -z $more ]] && echo ok)" "needs libc only" "$(indented "$more")"
 
+# The linker lets a shared library lack anything; what nobody has would end the program at the first call of it.
+lacking=$(ldd -r "$library" 2>&1 | grep 'undefined symbol' || true)
+verdict "$([[ -z $lacking ]] && echo ok)" "lacks nothing when loaded" "$(indented "$lacking")"
+
 # A name that libc (or its loader) does not define would be one of ours leaking into the program.
-libc=$(ldconfig -p 2>/dev/null | awk '/libc\.so\.6 .*x86-64|libc\.so\.6 .*AArch64/ { print $NF; exit }')
+libc=$(ldconfig -p 2>/dev/null | awk '/libc\.so\.6 .*(x86-64|AArch64)/ && !seen++ { print $NF }')
 [[ -n $libc ]] || libc=$(ldd "$(command -v sh)" | awk '/libc\.so\.6/ { print $3 }')
 names() { nm -D --defined-only "$1" | awk '$2 != "A" { sub(/@.*/, "", $3); print $3 }' | sort -u; }
 exported=$(names "$library")

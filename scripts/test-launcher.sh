@@ -441,6 +441,26 @@ test_nat_takes_the_stack_out() {
   kill $server $beyond
   ip link delete out0
 }
+test_a_layer_3_device_carries_a_program() {
+  local kind
+  for kind in "multi_queue vnet_hdr" ""; do
+    # shellcheck disable=SC2086
+    ip tuntap add dev anp9 mode tun $kind
+    ip address add 198.18.9.5/24 dev anp9
+    ip link set anp9 up
+    head -c 3000000 /dev/urandom >"$work/file"
+    python3 -m http.server --directory "$work" --bind 198.18.9.5 8000 &
+    server=$!
+    ends 0 env LD_PRELOAD="$work/usr/lib/libanp.so" ANP_TAP=anp9 ANP_ADDR=198.18.9.4/24 ANP_PCAP="$work/capture" ANP_STATS="$work/statistics" \
+      curl -s --max-time 5 --retry 20 --retry-connrefused --retry-delay 1 -o "$work/copy" http://198.18.9.5:8000/file
+    kill $server
+    ip link delete anp9
+    must cmp "$work/file" "$work/copy"
+    must grep -q '^CopyBytesToUser 300[0-9]*$' "$work/statistics"
+    contains "$(tcpdump -n -r "$work/capture" 'tcp[tcpflags] & tcp-syn != 0' 2>&1)" "198.18.9.4"
+    rm "$work/capture" "$work/statistics"
+  done
+}
 test_anp_tap_is_tap_sh() {
   ends 0 "$anp" tap up --mtu 4000
   contains "$output" "mtu 4000"

@@ -63,7 +63,8 @@ int anp_tap_open(void) {
 int anp_tap_attach(int fd, const char *name, unsigned flags) {
   struct ifreq request;
   set_name(&request, name);
-  request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | ((flags & ANP_TAP_MULTI_QUEUE) ? IFF_MULTI_QUEUE : 0) |
+  request.ifr_flags = (short)(((flags & ANP_TAP_LAYER3) ? IFF_TUN : IFF_TAP) | IFF_NO_PI |
+                              ((flags & ANP_TAP_MULTI_QUEUE) ? IFF_MULTI_QUEUE : 0) |
                               ((flags & ANP_TAP_VNET_HEADER) ? IFF_VNET_HDR : 0));
   return (int)control(fd, TUNSETIFF, &request);
 }
@@ -74,7 +75,8 @@ int anp_tap_flags(int fd) {
   long result = control(fd, TUNGETIFF, &request);
   if (result < 0) return (int)result;
   return ((request.ifr_flags & IFF_MULTI_QUEUE) ? ANP_TAP_MULTI_QUEUE : 0) |
-         ((request.ifr_flags & IFF_VNET_HDR) ? ANP_TAP_VNET_HEADER : 0);
+         ((request.ifr_flags & IFF_VNET_HDR) ? ANP_TAP_VNET_HEADER : 0) |
+         ((request.ifr_flags & IFF_TUN) ? ANP_TAP_LAYER3 : 0);
 }
 
 int anp_tap_set_header_size(int fd, int bytes) { return (int)control(fd, TUNSETVNETHDRSZ, &bytes); }

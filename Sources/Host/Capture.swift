@@ -19,10 +19,10 @@ struct Capture {
   var isOn: Bool { descriptorCell.pointee >= 0 }
 
   /// - Parameter descriptor: opened for appending, or -1.
-  init(descriptor: Int32, interface name: UnsafePointer<CChar>) {
+  init(descriptor: Int32, interface name: UnsafePointer<CChar>, linkType: DeviceCapabilities.LinkType = .ethernet) {
     descriptorCell = .allocate(capacity: 1)
     descriptorCell.initialize(to: descriptor)
-    if isOn { writePreamble(name) }
+    if isOn { writePreamble(name, linkType) }
   }
 
   func replaceDescriptor(_ number: Int32, by other: Int32) {
@@ -30,11 +30,11 @@ struct Capture {
   }
 
   /// Section header and interface description. A file may hold several sections, one per process that wrote into it.
-  private func writePreamble(_ name: UnsafePointer<CChar>) {
+  private func writePreamble(_ name: UnsafePointer<CChar>, _ linkType: DeviceCapabilities.LinkType) {
     var memory = InlineArray<128, UInt8>(repeating: 0)
     withUnsafeMutableBytes(of: &memory) { raw in
       var block = BlockWriter(raw)
-      block.preamble(interface: name)
+      block.preamble(interface: name, linkType)
       let n = anp_write_all(descriptorCell.pointee, raw.baseAddress, block.count)
       if n != block.count { fail() }
     }
@@ -111,7 +111,7 @@ struct Capture {
       }
     }
 
-    mutating func preamble(interface name: UnsafePointer<CChar>) {
+    mutating func preamble(interface name: UnsafePointer<CChar>, _ linkType: DeviceCapabilities.LinkType) {
       // Section header block: magic, version 1.0, length unknown.
       let program: StaticString = "ANP"
       let sectionStart = count
@@ -130,14 +130,15 @@ struct Capture {
       put(0)
       finish(from: sectionStart)
 
-      // Interface description block: LINKTYPE_ETHERNET, no limit, nanoseconds.
+      // Interface description block: LINKTYPE_ETHERNET or LINKTYPE_RAW (IP without a link header), no limit, nanoseconds.
+      let linkNumber: UInt32 = linkType == .ethernet ? 1 : 101
       let interfaceStart = count
       put(1)
       put(0)
       #if _endian(little)
-        put(1)
+        put(linkNumber)
       #else
-        put(1 << 16)
+        put(linkNumber << 16)
       #endif
       put(0)
       var length = 0

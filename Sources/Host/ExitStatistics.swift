@@ -20,7 +20,7 @@ enum ExitStatistics {
 
   /// All lines, whole ones only, piece by piece to `write`.
   static func format(
-    _ statistics: Statistics, calls: DeviceCalls, queueDrops: UInt64?, process: Int32,
+    _ statistics: Statistics, calls: DeviceCalls, queueDrops: UInt64?, leftToKeeper: Int, process: Int32,
     write: (UnsafeRawBufferPointer) -> Void
   ) {
     var memory = InlineArray<8192, UInt8>(repeating: 0)
@@ -55,6 +55,7 @@ enum ExitStatistics {
         dropped += statistics[drop: reason]
       }
       line("Drops", dropped)
+      if leftToKeeper > 0 { line("BytesLeftToKeeper", UInt64(leftToKeeper)) }
       write(text.bytes)
     }
   }
@@ -107,11 +108,16 @@ extension HostRuntime {
       if !locked { anp_sleep(500_000) }
     }
     let statistics = shard.pointee.stack.statistics
+    // What is still on its way goes out after this, uncounted.
+    let isKeeper = anp_process_id() != shard.pointee.process
+    let leftToKeeper = locked && !isKeeper ? shard.pointee.stack.unacknowledgedBytes() : 0
     let calls = shard.pointee.work.calls
     if locked { anp_unlock(shard.pointee.lockWord) }
     let drops = ExitStatistics.queueDrops(shard.pointee.deviceName).map { $0 &- shard.pointee.queueDropsAtStart }
     let descriptor = shard.pointee.work.statisticsOutput
-    ExitStatistics.format(statistics, calls: calls, queueDrops: drops, process: shard.pointee.process) {
+    ExitStatistics.format(
+      statistics, calls: calls, queueDrops: drops, leftToKeeper: leftToKeeper, process: shard.pointee.process
+    ) {
       _ = anp_write_all(descriptor, $0.baseAddress, $0.count)
     }
   }

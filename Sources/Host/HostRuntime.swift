@@ -145,7 +145,8 @@ package enum HostRuntime {
       ShardParts(
         stack: stack, device: device, deviceName: link.device, timer: timer,
         ringSize: configuration.pointee.receiveRing,
-        log: Log(descriptor: log, started: now), capture: Capture(descriptor: capture, interface: link.device),
+        log: Log(descriptor: log, started: now),
+        capture: Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType),
         statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
     if stack.pointee.trace.allows(.device, .info) { shard.pointee.work.log.begin(device, named: link.device, wanted) }
 

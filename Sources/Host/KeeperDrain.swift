@@ -10,7 +10,8 @@ import CSupport
 import Netstack
 
 enum KeeperDrain {
-  /// An end without a sign of life from any peer comes after this long; each acknowledgment starts it anew …
+  /// An end without a sign of life from any peer comes after this long, or after the SO_LINGER time that the program asked for;
+  /// each acknowledgment starts it anew …
   private static var patience: Interval { .seconds(2) }
   /// … up to this long altogether. The keeper would be killed at 60 s.
   private static var longest: Interval { .seconds(55) }
@@ -51,6 +52,7 @@ enum KeeperDrain {
     shard.pointee.lock()
     shard.pointee.resumeDuties()
     shard.pointee.stack.closeAll(now: MonotonicClock.now)
+    let patience = shard.pointee.stack.longestLinger().map { Interval.seconds($0) } ?? patience
     shard.pointee.unlock()
     anp_keeper_set_bound(60_000)
 

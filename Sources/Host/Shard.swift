@@ -21,8 +21,8 @@
 // Both bits are guarded by the lock. What the holder of a bit uses without the lock (`transmitter`, `receiver`, the log's
 // batch) belongs to the bit.
 //
-// Order of locks: HostRuntime's start lock, then the shard's. Under the shard's lock no other lock of ours is taken, and of
-// libc only the allocator's.
+// Order of locks: HostRuntime's start lock, then the shard's, then the Preload layer's state lock (anp_state_lock: its tables),
+// which is a leaf. Of libc only the allocator's lock is taken under them.
 
 import CSupport
 import Netstack

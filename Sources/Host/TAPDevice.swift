@@ -1,4 +1,4 @@
-// Owns: finding and attaching to the TAP device, and saying what to do when that fails. Attaches only to an interface that
+// Owns: finding and attaching to the TAP (or TUN) device, and saying what to do when that fails. Attaches only to an interface that
 // exists: with CAP_NET_ADMIN, TUNSETIFF on a mistyped name would silently make a new one.
 // Read first: Documentation/networking/tuntap.rst; drivers/net/tun.c, tun_set_iff, for which flags must agree.
 
@@ -70,6 +70,7 @@ package struct TAPDevice {
     let flags = anp_tap_flags(descriptor)
     let hasHeader = flags >= 0 && Int(flags) & ANP_TAP_VNET_HEADER != 0
     var capabilities = DeviceCapabilities()
+    if flags >= 0, Int(flags) & ANP_TAP_LAYER3 != 0 { capabilities.linkType = .ip }
     if hasHeader {
       let result = anp_tap_set_header_size(descriptor, Int32(ANP_VNET_HEADER_SIZE))
       guard result == 0 else { throw DeviceError(step: .headerSize, code: -result) }
@@ -93,13 +94,19 @@ package struct TAPDevice {
       hostAddress: address == 0 ? nil : IPv4Address(bits: address))
   }
 
-  /// IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old kernels lack.
+  /// IFF_TAP or IFF_TUN and IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old
+  /// kernels lack.
   private static func attachQueue(_ descriptor: Int32, _ name: UnsafePointer<CChar>) throws(DeviceError) {
-    let both = UInt32(ANP_TAP_MULTI_QUEUE | ANP_TAP_VNET_HEADER)
-    var result = anp_tap_attach(descriptor, name, both)
-    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_VNET_HEADER)) }
-    if result == -EINVAL { result = anp_tap_attach(descriptor, name, UInt32(ANP_TAP_MULTI_QUEUE)) }
-    if result == -EINVAL { result = anp_tap_attach(descriptor, name, 0) }
+    var result = -EINVAL
+    let kinds: InlineArray<2, Int> = [0, ANP_TAP_LAYER3]
+    let features: InlineArray<4, Int> = [
+      ANP_TAP_MULTI_QUEUE | ANP_TAP_VNET_HEADER, ANP_TAP_VNET_HEADER, ANP_TAP_MULTI_QUEUE, 0,
+    ]
+    for kind in kinds.indices {
+      for i in features.indices where result == -EINVAL {
+        result = anp_tap_attach(descriptor, name, UInt32(kinds[kind] | features[i]))
+      }
+    }
     guard result == 0 else { throw DeviceError(step: .attach, code: -result) }
   }
 
@@ -194,7 +201,8 @@ extension DeviceError {
       text.append(" mtu N'")
     case .unusable:
       text.append(cString: name)
-      text.append(" is no TAP device: 'ip tuntap add dev NAME mode tap multi_queue vnet_hdr', or 'scripts/tap.sh up'")
+      text.append(
+        " is no TAP or TUN device: 'ip tuntap add dev NAME mode tap multi_queue vnet_hdr', or 'scripts/tap.sh up'")
     case .system, .badConfiguration:
       text.append(cString: name)
       switch step {

@@ -124,11 +124,13 @@ struct LogTests {
 
 @Suite("The statistics' lines")
 struct StatisticsTests {
-  private func lines(_ statistics: Statistics, _ calls: DeviceCalls = DeviceCalls(), queueDrops: UInt64? = nil)
+  private func lines(
+    _ statistics: Statistics, _ calls: DeviceCalls = DeviceCalls(), queueDrops: UInt64? = nil, leftToKeeper: Int = 0
+  )
     -> [String]
   {
     var all = ""
-    ExitStatistics.format(statistics, calls: calls, queueDrops: queueDrops, process: 17) {
+    ExitStatistics.format(statistics, calls: calls, queueDrops: queueDrops, leftToKeeper: leftToKeeper, process: 17) {
       all += String(decoding: $0, as: UTF8.self)
     }
     #expect(all.hasSuffix("\n"))
@@ -145,6 +147,12 @@ struct StatisticsTests {
     #expect(all.first == "Process 17")
     #expect(all.contains("RxFrames 0") && all.contains("TcpRetransSegs 0") && all.contains("Drops 0"))
     #expect(!all.contains { $0.hasPrefix("TcpTimeouts") || $0.hasPrefix("Drop:") })
+  }
+
+  @Test("what the keeper has still to send is named, if there is any")
+  func keeper() {
+    #expect(lines(Statistics(), leftToKeeper: 4711).last == "BytesLeftToKeeper 4711")
+    #expect(!lines(Statistics()).contains { $0.hasPrefix("BytesLeftToKeeper") })
   }
 
   @Test("what happened is there, drops by reason and in sum")

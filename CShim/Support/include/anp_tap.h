@@ -28,6 +28,8 @@ enum {
 enum {
   ANP_TAP_MULTI_QUEUE = 1,
   ANP_TAP_VNET_HEADER = 2,
+  /// A TUN device: IP packets without an Ethernet header.
+  ANP_TAP_LAYER3 = 4,
 };
 enum {
   ANP_OFFLOAD_CHECKSUM = 1,

@@ -14,6 +14,29 @@ extension Stack {
     }
   }
 
+  /// The longest SO_LINGER time among connections that are still bringing something over, in seconds; nil where none has one.
+  package func longestLinger() -> Int? {
+    var longest: Int?
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      let seconds = tcbs.pointer(at: used).pointee.options.linger
+      if seconds > 0 { longest = max(longest ?? 0, seconds) }
+    }
+    return longest
+  }
+
+  /// Bytes in send buffers that no peer has acknowledged yet.
+  package func unacknowledgedBytes() -> Int {
+    var bytes = 0
+    var index: UInt32 = 0
+    while let used = tcbs.nextInUse(from: index) {
+      index = used + 1
+      bytes += tcbs.pointer(at: used).pointee.sendBuffer.count
+    }
+    return bytes
+  }
+
   /// True while some peer has acknowledged our FIN and not yet sent its own (FIN-WAIT-2): it usually comes at once.
   package func awaitsGoodbye() -> Bool {
     var index: UInt32 = 0

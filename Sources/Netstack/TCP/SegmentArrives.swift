@@ -262,7 +262,9 @@ extension TransmissionControlBlock {
     guard (now - tuneAt).nanoseconds >= round else { return }
     if tuneCopied > tuneSpace {
       if env.pointee.settings.tcpModerateRcvbuf, !options.receiveBufferLocked {
-        let wanted = 2 * tuneCopied + 16 * advertisedSegment
+        var wanted = 2 * tuneCopied + 16 * advertisedSegment
+        // What was taken grew: it will grow again while the next window is filled, as in slow start.
+        wanted += 2 * (wanted * (tuneCopied - tuneSpace) / tuneSpace)
         let most = env.pointee.settings.tcpRmem.maximum / 2
         if wanted > receiveSpace {
           receiveSpace = min(wanted, most)

@@ -1,0 +1,245 @@
+// Owns: the small client and server that the benchmark measures with, where no standard tool does what a row needs. The same
+// binary is run on the kernel's stack and under the library. Times are CLOCK_MONOTONIC; results go to stdout as "name value".
+//
+// usage: bench_peer MODE ADDRESS PORT [N]
+//   servers (run until killed; "ready" on stdout once they listen)
+//     sink        reads 128 KB at a time until end of file, connection after connection
+//     source      writes 128 KB at a time until the client is gone
+//     echo        sends each byte back
+//     closer      accepts and closes at once
+//     drain       reads to the end, then closes
+//     epoll-echo  like echo, one epoll set for all connections (level-triggered)
+//   clients
+//     send        writes 128 KB at a time for N seconds; ends when the server has read all
+//     receive     reads 128 KB at a time for N seconds
+//     pingpong    N times one byte to and fro; the first tenth is not counted
+//     connects    for N seconds: connect, read to the end, close
+//     closes      for N seconds: connect, close first; connections per second at the start and at the end
+//     idle        opens N connections, says "ready", waits for end of file on stdin
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BLOCK = 128 << 10 };
+static char block[BLOCK];
+static struct sockaddr_in address;
+
+static void die(const char *what) {
+  fprintf(stderr, "bench_peer: %s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void say(const char *name, double value) { printf("%s %.9g\n", name, value); }
+
+// ---- Servers
+
+static int listening(void) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+  if (fd < 0) die("socket");
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) die("bind");
+  if (listen(fd, 4096) != 0) die("listen");
+  puts("ready");
+  fflush(stdout);
+  return fd;
+}
+
+static void no_delay(int fd) {
+  int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static void serve(void (*one)(int)) {
+  int server = listening();
+  for (;;) {
+    int fd = accept(server, NULL, NULL);
+    if (fd < 0) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      die("accept");
+    }
+    one(fd);
+    close(fd);
+  }
+}
+
+static void serve_sink(int fd) {
+  while (read(fd, block, BLOCK) > 0) {}
+}
+
+static void serve_source(int fd) {
+  while (write(fd, block, BLOCK) > 0) {}
+}
+
+static void serve_echo(int fd) {
+  no_delay(fd);
+  char byte;
+  while (read(fd, &byte, 1) == 1 && write(fd, &byte, 1) == 1) {}
+}
+
+static void serve_nothing(int fd) { (void)fd; }
+
+static void serve_epoll(void) {
+  int server = listening(), set = epoll_create1(EPOLL_CLOEXEC);
+  struct epoll_event event = {.events = EPOLLIN, .data.fd = server}, events[64];
+  if (set < 0 || epoll_ctl(set, EPOLL_CTL_ADD, server, &event) != 0) die("epoll");
+  for (;;) {
+    int n = epoll_wait(set, events, 64, -1);
+    if (n < 0 && errno != EINTR) die("epoll_wait");
+    for (int i = 0; i < n; i++) {
+      int fd = events[i].data.fd;
+      if (fd == server) {
+        int connection = accept(server, NULL, NULL);
+        if (connection < 0) die("accept");
+        no_delay(connection);
+        event.data.fd = connection;
+        if (epoll_ctl(set, EPOLL_CTL_ADD, connection, &event) != 0) die("epoll_ctl");
+      } else {
+        ssize_t got = read(fd, block, BLOCK);
+        if (got <= 0 || write(fd, block, (size_t)got) != got) close(fd);
+      }
+    }
+  }
+}
+
+// ---- Clients
+
+static int connected(void) {
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) die("socket");
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) die("connect");
+  return fd;
+}
+
+static void transfer(double seconds, int sending) {
+  int fd = connected();
+  // The first tenth is slow start and page faults.
+  double begin = now(), counted = 0, from = begin, end = begin + seconds;
+  int warm = 0;
+  for (;;) {
+    ssize_t n = sending ? write(fd, block, BLOCK) : read(fd, block, BLOCK);
+    if (n <= 0) die(sending ? "write" : "read");
+    double t = now();
+    if (warm) counted += (double)n;
+    if (!warm && t - begin >= seconds / 10) warm = 1, from = t;
+    if (t >= end) break;
+  }
+  if (sending) {
+    shutdown(fd, SHUT_WR);
+    if (read(fd, block, 1) < 0) die("read");
+  }
+  say("seconds", now() - from);
+  say("bytes", counted);
+}
+
+static int by_size(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void ping_pong(int rounds) {
+  int fd = connected();
+  no_delay(fd);
+  double *times = malloc(sizeof(double) * (size_t)rounds);
+  int skipped = rounds / 10;
+  char byte = 'x';
+  for (int i = 0; i < rounds; i++) {
+    double begin = now();
+    if (write(fd, &byte, 1) != 1) die("write");
+    if (read(fd, &byte, 1) != 1) die("read");
+    times[i] = now() - begin;
+  }
+  qsort(times + skipped, (size_t)(rounds - skipped), sizeof(double), by_size);
+  say("median", times[skipped + (rounds - skipped) / 2]);
+  say("p99", times[skipped + (rounds - skipped) * 99 / 100]);
+}
+
+static void connects(double seconds) {
+  double begin = now(), end = begin + seconds;
+  long count = 0;
+  while (now() < end) {
+    int fd = connected();
+    if (read(fd, block, 1) != 0) die("read");
+    close(fd);
+    count++;
+  }
+  say("rate", (double)count / (now() - begin));
+}
+
+static void closes(double seconds) {
+  double begin = now(), mark = begin;
+  long count = 0, total = 0;
+  double first = 0, last = 0, step = seconds / 10;
+  while (now() < begin + seconds) {
+    close(connected());
+    count++;
+    total++;
+    if (now() - mark >= step) {
+      last = (double)count / (now() - mark);
+      if (first == 0) first = last;
+      mark = now();
+      count = 0;
+    }
+  }
+  say("first", first);
+  say("last", last);
+  say("total", (double)total);
+}
+
+static void idle(int count) {
+  for (int i = 0; i < count; i++) connected();
+  puts("ready");
+  fflush(stdout);
+  while (read(0, block, BLOCK) > 0) {}
+}
+
+int main(int argc, char **argv) {
+  if (argc < 4) {
+    fprintf(stderr, "usage: bench_peer MODE ADDRESS PORT [N]\n");
+    return 2;
+  }
+  const char *mode = argv[1];
+  double n = argc > 4 ? atof(argv[4]) : 1;
+  address.sin_family = AF_INET;
+  address.sin_port = htons((uint16_t)atoi(argv[3]));
+  if (inet_pton(AF_INET, argv[2], &address.sin_addr) != 1) die(argv[2]);
+  signal(SIGPIPE, SIG_IGN);
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  if (strcmp(mode, "sink") == 0 || strcmp(mode, "drain") == 0) serve(serve_sink);
+  if (strcmp(mode, "source") == 0) serve(serve_source);
+  if (strcmp(mode, "echo") == 0) serve(serve_echo);
+  if (strcmp(mode, "closer") == 0) serve(serve_nothing);
+  if (strcmp(mode, "epoll-echo") == 0) serve_epoll();
+  if (strcmp(mode, "send") == 0) transfer(n, 1);
+  else if (strcmp(mode, "receive") == 0) transfer(n, 0);
+  else if (strcmp(mode, "pingpong") == 0) ping_pong((int)n);
+  else if (strcmp(mode, "connects") == 0) connects(n);
+  else if (strcmp(mode, "closes") == 0) closes(n);
+  else if (strcmp(mode, "idle") == 0) idle((int)n);
+  else {
+    fprintf(stderr, "bench_peer: no mode %s\n", mode);
+    return 2;
+  }
+  return 0;
+}
