@@ -33,14 +33,14 @@ static int has_ours(const struct pollfd *fds, nfds_t count) {
 
 /// *slept, where asked for, becomes 1 when the call slept, and stays otherwise.
 static long poll_ours(struct pollfd *fds, nfds_t count, int64_t timeout, const sigset_t *mask, int *slept) {
-  if (count < POLL_ON_STACK) {
+  if (count + 1 < POLL_ON_STACK) {
     struct pollfd scratch[POLL_ON_STACK];
     long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);
     if (slept && scratch[count].revents) *slept = 1;
     return result;
   }
   if (count > 1 << 24) return -EINVAL;
-  size_t bytes = (count + 1) * sizeof(struct pollfd);
+  size_t bytes = (count + 2) * sizeof(struct pollfd);
   struct pollfd *scratch = map(bytes);
   if (!scratch) return -ENOMEM;
   long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);

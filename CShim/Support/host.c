@@ -196,12 +196,13 @@ uint32_t anp_sleep_rounds(struct anp_sleep_numbers *numbers) {
   return __atomic_load_n(&numbers->rounds, __ATOMIC_ACQUIRE);
 }
 
-unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too) {
+unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too, int64_t timeout) {
   __atomic_fetch_add(&numbers->rounds, 1, __ATOMIC_SEQ_CST);
   int timer = __atomic_load_n(&numbers->timer, __ATOMIC_SEQ_CST);
   int device = device_too ? __atomic_load_n(&numbers->device, __ATOMIC_SEQ_CST) : -1;
   struct pollfd entries[2] = {{.fd = timer, .events = POLLIN}, {.fd = device, .events = POLLIN}};
-  int n = wait_for(entries, 2, 0);
+  struct timespec limit = {timeout / 1000000000, timeout % 1000000000};
+  int n = wait_for(entries, 2, timeout < 0 ? 0 : &limit);
   if (n <= 0) return 0;
   // Closed by the program with a raw system call: no alarm any more, but no mad loop either; timers run when looked at.
   if (entries[0].revents & (POLLNVAL | POLLERR)) {

@@ -53,6 +53,7 @@ package struct HostConfiguration {
   }
 
   package static var maximumLinks: Int { 8 }
+  package static var defaultBusyPoll: Int { 0 }
   private var links: InlineArray<8, LinkConfiguration>
   package private(set) var linkCount = 0
   /// ANP_GATEWAY; nil takes the host's own address on the device.
@@ -67,8 +68,12 @@ package struct HostConfiguration {
   package private(set) var log = Output.none
   package private(set) var capture = Output.none
   package private(set) var statistics = Output.none
-  /// ANP_RXRING: how many frames may wait between the device and the stack, at most.
+  /// ANP_RING=rx:N: how many frames may wait between the device and the stack, at most.
   package private(set) var receiveRing = 64
+  /// ANP_BUDGET: frames per poll (Linux: net.core.dev_weight).
+  package private(set) var budget = 64
+  /// ANP_BUSY_POLL: microseconds that a waiting thread looks at the device before it sleeps; nil leaves the device to anp-rx.
+  package private(set) var busyPoll: Int? = HostConfiguration.defaultBusyPoll
   /// What is wrong with the environment; the stack does not start then.
   package private(set) var error: ConfigurationError?
 
@@ -134,8 +139,19 @@ package struct HostConfiguration {
     if let value = lookup("ANP_MTU") {
       mtu = try parseNumber("ANP_MTU", value, 68...65521, "a number of bytes from 68 to 65521")
     }
-    if let value = lookup("ANP_RXRING") {
-      receiveRing = try parseNumber("ANP_RXRING", value, 1...4096, "a number of frames from 1 to 4096")
+    if let value = lookup("ANP_RING") { receiveRing = try parseRing(value) }
+    if let value = lookup("ANP_BUDGET") {
+      budget = try parseNumber("ANP_BUDGET", value, 1...4096, "a number of frames from 1 to 4096")
+    }
+    if let value = lookup("ANP_BUSY_POLL") {
+      var cursor = TextCursor(cString: value)
+      if cursor.take(word: "off") {
+        busyPoll = nil
+      } else {
+        busyPoll = cursor.decimal(most: 1_000_000)
+        guard busyPoll != nil else { throw Self.badBusyPoll(value) }
+      }
+      guard cursor.atEnd else { throw Self.badBusyPoll(value) }
     }
     if let value = lookup("ANP_TAKE") { try parseNetworks("ANP_TAKE", value, &take) }
     if let value = lookup("ANP_BYPASS") { try parseNetworks("ANP_BYPASS", value, &bypass) }
@@ -207,6 +223,24 @@ package struct HostConfiguration {
     guard length < 31 else { return true }
     let host = address.bits & (~0 >> UInt32(length))
     return host != 0 && host != ~0 >> UInt32(length)
+  }
+
+  private static func badBusyPoll(_ value: UnsafePointer<CChar>) -> ConfigurationError {
+    ConfigurationError(
+      variable: "ANP_BUSY_POLL", value: value,
+      expected:
+        "'off', or the microseconds, up to 1000000, for which a waiting thread looks at the device before it sleeps")
+  }
+
+  private func parseRing(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
+    var cursor = TextCursor(cString: value)
+    guard cursor.take(word: "rx"), cursor.take(UInt8(ascii: ":")), let frames = cursor.decimal(most: 4096), frames >= 1,
+      cursor.atEnd
+    else {
+      throw ConfigurationError(
+        variable: "ANP_RING", value: value, expected: "rx:N with 1 to 4096 frames, such as rx:256")
+    }
+    return frames
   }
 
   private func parseNumber(

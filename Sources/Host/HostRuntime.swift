@@ -135,6 +135,7 @@ package enum HostRuntime {
     wanted.gateway = gateway(device, link, configuration.pointee.gateway)
     wanted.secret = HashKey(k0, k1)
     wanted.seed = seed
+    wanted.timestampSecret = Entropy.bootSecret()
     let now = MonotonicClock.now
     let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
     stack.initialize(to: Stack(wanted, now: now))
@@ -144,7 +145,8 @@ package enum HostRuntime {
     let shard = Shard.make(
       ShardParts(
         stack: stack, device: device, deviceName: link.device, timer: timer,
-        ringSize: configuration.pointee.receiveRing,
+        ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
+        busyPoll: configuration.pointee.busyPoll,
         log: Log(descriptor: log, started: now),
         capture: Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType),
         statisticsOutput: statistics, queueDropsAtStart: drops, started: now))

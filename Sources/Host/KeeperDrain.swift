@@ -81,7 +81,7 @@ enum KeeperDrain {
       // Something came; whatever it was, the peers live.
       deadline = MonotonicClock.now + patience
       _ = shard.pointee.beginPolling()
-      if case .failed = Receiver.poll(shard, budget: 256) { return }
+      if case .failed = Receiver.poll(shard, budget: 256).end { return }
       shard.pointee.endPolling()
     }
   }

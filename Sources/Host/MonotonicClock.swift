@@ -17,4 +17,19 @@ package enum Entropy {
     guard anp_entropy(&word, 8) == 0 else { return nil }
     return word
   }
+
+  /// The same for all processes of this machine until it boots again, and not known outside it; nil without /proc.
+  static func bootSecret() -> HashKey? {
+    var memory = InlineArray<40, UInt8>(repeating: 0)
+    return withUnsafeMutableBytes(of: &memory) { raw -> HashKey? in
+      let path: StaticString = "/proc/sys/kernel/random/boot_id"
+      guard anp_read_file(path.pointer, raw.baseAddress, raw.count) >= 36 else { return nil }
+      func hash(_ purpose: UInt64) -> UInt64 {
+        var hash = SipHash(HashKey(purpose, 0))
+        for at in stride(from: 0, to: 40, by: 8) { hash.add(raw.loadUnaligned(fromByteOffset: at, as: UInt64.self)) }
+        return hash.finish()
+      }
+      return HashKey(hash(1), hash(2))
+    }
+  }
 }

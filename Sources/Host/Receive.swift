@@ -8,7 +8,9 @@ import Netstack
 struct Receiver {
   /// Frames read before the lock is taken to process them, and bytes: so that the program's threads work on what has come
   /// while the next is read.
-  private static var batch: Int { 16 }
+  static var batch: Int { 16 }
+  /// Frames a thread of the program processes before it looks what it came for.
+  static var callerBudget: Int { 64 }
   private static var batchBytes: Int { 256 << 10 }
 
   /// The receive ring: empty buffers the device may fill. It is refilled after each batch; when the pool has none left, frames
@@ -49,17 +51,24 @@ struct Receiver {
     }
   }
 
-  enum Outcome {
+  enum End {
     /// Nothing is left: unmask the interrupt.
     case empty
-    /// The budget is spent, there may be more.
+    /// The budget is spent or the caller has what it waited for; there may be more.
     case squeezed
     /// The device is gone.
     case failed(Int32)
   }
 
-  /// Reads and processes up to `budget` frames.
-  static func poll(_ shard: UnsafeMutablePointer<Shard>, budget: Int) -> Outcome {
+  struct Outcome {
+    var end: End
+    var frames: Int
+  }
+
+  /// Reads and processes up to `budget` frames, `first` of them before the first look at `awaited`.
+  static func poll(
+    _ shard: UnsafeMutablePointer<Shard>, budget: Int, first firstBatch: Int = batch, _ awaited: Awaited? = nil
+  ) -> Outcome {
     var left = budget
     var first = true
     while left > 0 {
@@ -68,7 +77,7 @@ struct Receiver {
       var error: Int32 = 0
       var lost = 0
       var n = 0
-      let wanted = min(left, batch)
+      let wanted = min(left, first ? firstBatch : batch)
       if me.posted > 0 {
         n = Int(
           anp_tap_read(
@@ -105,9 +114,10 @@ struct Receiver {
       if left <= 0, error == 0 { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }
       shard.pointee.unlock()
-      if error != 0 { return error == EAGAIN ? .empty : .failed(error) }
+      if error != 0 { return Outcome(end: error == EAGAIN ? .empty : .failed(error), frames: budget &- left) }
+      if let awaited, awaited.hasChanged { break }
     }
-    return .squeezed
+    return Outcome(end: .squeezed, frames: budget &- left)
   }
 
   /// The i-th buffer of the batch just read.

@@ -7,8 +7,6 @@ import CSupport
 import Netstack
 
 enum RxThread {
-  /// Frames per poll (Linux: net.core.dev_weight).
-  private static var budget: Int { 64 }
   /// Deep enough for the stack's paths and a program's hook; the kernel backs only what is touched.
   private static var stackBytes: Int { 256 << 10 }
 
@@ -17,39 +15,36 @@ enum RxThread {
   }
 
   private static func run(_ shard: UnsafeMutablePointer<Shard>) {
-    var deviceWatched = true
+    var watch = Watch()
     while true {
-      let events = Int(anp_event_wait(shard.pointee.sleep, deviceWatched ? 1 : 0))
-      if events & ANP_EVENT_TIMER != 0 {
+      let events = Int(anp_event_wait(shard.pointee.sleep, watch.state == .device ? 1 : 0, watch.timeout))
+      if events & ANP_EVENT_TIMER != 0 || events == 0 && watch.state == .suspended {
         shard.pointee.lock()
-        // Whoever had the poller may be telling us with the alarm that it is free.
-        deviceWatched = shard.pointee.alarmFired()
+        if events & ANP_EVENT_TIMER != 0, !shard.pointee.alarmFired() { watch.giveUp() }
+        watch.look(shard, timedOut: events == 0)
         shard.pointee.unlock()
       }
       if events & ANP_EVENT_DEVICE_ERROR != 0 {
         // A removed device stays "ready" for ever: look away from it for good.
-        deviceWatched = false
+        watch.giveUp()
         shard.pointee.lock()
         shard.pointee.reportDeviceError(EBADFD)
         shard.pointee.unlock()
       } else if events & ANP_EVENT_READABLE != 0 {
-        deviceWatched = interrupt(shard)
+        interrupt(shard, &watch)
       }
     }
   }
 
-  /// False where the device is not to be waited for now.
-  private static func interrupt(_ shard: UnsafeMutablePointer<Shard>) -> Bool {
-    guard shard.pointee.beginPolling() else { return false }
+  private static func interrupt(_ shard: UnsafeMutablePointer<Shard>, _ watch: inout Watch) {
+    guard shard.pointee.beginPolling() else { return watch.suspend() }
     while true {
-      switch Receiver.poll(shard, budget: budget) {
+      switch Receiver.poll(shard, budget: shard.pointee.work.budget).end {
       case .squeezed: continue
-      case .empty:
-        shard.pointee.endPolling()
-        return true
+      case .empty: return shard.pointee.endPolling()
       case .failed:
         shard.pointee.endPolling()
-        return false
+        return watch.giveUp()
       }
     }
   }

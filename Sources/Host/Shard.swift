@@ -5,7 +5,7 @@
 // Contexts, and what each may do:
 //
 //   context            runs on                    takes the lock   may sleep          duties it can pick up
-//   user               the program's threads      yes              after unlock only  drains the transmit queue
+//   user               the program's threads      yes              after unlock only  drains the transmit queue; poller
 //   receive (NET_RX)   anp-rx                     yes              in ppoll only      poller, drains
 //   timer (TIMER)      anp-rx, when the alarm     yes              no                 drains
 //                      descriptor fires
@@ -16,8 +16,8 @@
 // Duties. A device system call is never made under the lock. Whoever makes it marks the duty as taken, so that order on
 // the wire is the queue's order whoever works:
 //   isDraining   one thread writes frames and log lines (Linux: the qdisc's RUNNING bit). Others enqueue and leave.
-//   isPolling    one thread reads frames (NAPI's SCHED bit). Today always anp-rx; a thread that would sleep may come to take
-//                it (busy polling): beginPolling() and endPolling() are all it needs.
+//   isPolling    one thread reads frames (NAPI's SCHED bit): anp-rx, or a thread of the program that would else sleep
+//                (CallerPolling.swift).
 // Both bits are guarded by the lock. What the holder of a bit uses without the lock (`transmitter`, `receiver`, the log's
 // batch) belongs to the bit.
 //
@@ -45,7 +45,7 @@ package struct Shard: ~Copyable {
     @inline(__always) nonmutating unsafeMutableAddress { workAddress }
   }
 
-  private let here: UnsafeMutablePointer<Shard>
+  let here: UnsafeMutablePointer<Shard>
   /// A cache line of its own: waiters spin on it.
   let lockWord: UnsafeMutablePointer<UInt32>
   /// What anp-rx sleeps on; it looks without the lock.
@@ -144,7 +144,7 @@ package struct Shard: ~Copyable {
   }
 
   /// Makes anp-rx look around at once.
-  private func kick() {
+  func kick() {
     if work.alarm > .zero { setAlarm(.zero) }
   }
 
@@ -166,16 +166,15 @@ package struct Shard: ~Copyable {
 
   // MARK: Polling
 
-  /// Takes the poller; false where another thread has it (which will wake anp-rx when it is done).
+  /// anp-rx takes the poller; false where a thread of the program has it, or is about to.
   func beginPolling() -> Bool {
     let me = here
     anp_lock(me.pointee.lockWord)
-    let free = !me.pointee.work.isPolling
+    let free = !me.pointee.work.isPolling && me.pointee.work.residence.depth == 0
     if free {
       me.pointee.work.isPolling = true
       me.pointee.stack.count(.rxInterrupts)
     }
-    me.pointee.work.interruptMasked = !free
     anp_unlock(me.pointee.lockWord)
     return free
   }
@@ -184,10 +183,6 @@ package struct Shard: ~Copyable {
     let me = here
     anp_lock(me.pointee.lockWord)
     me.pointee.work.isPolling = false
-    if me.pointee.work.interruptMasked {
-      me.pointee.work.interruptMasked = false
-      me.pointee.kick()
-    }
     anp_unlock(me.pointee.lockWord)
   }
 
@@ -205,7 +200,7 @@ package struct Shard: ~Copyable {
   /// over is lost like a frame on a wire; what the drainer had taken is written again, a duplicate at worst.
   func resumeDuties() {
     work.isPolling = false
-    work.interruptMasked = false
+    work.residence = Residence()
     if work.isDraining {
       work.transmitter.write(work.device, work.capture)
       Transmitter.finish(here)
@@ -255,8 +250,11 @@ struct ShardWork {
 
   var isDraining = false
   var isPolling = false
-  /// anp-rx found the poller taken and waits to be told when it is free.
-  var interruptMasked = false
+  var residence = Residence()
+  /// Frames per poll of anp-rx.
+  let budget: Int
+  /// ANP_BUSY_POLL
+  let busyPoll: Int?
   /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
   var reportedDeviceError: Int32 = 0
 
@@ -268,6 +266,8 @@ struct ShardWork {
   init(_ parts: ShardParts) {
     device = parts.device
     receiver = Receiver(ringSize: parts.ringSize)
+    budget = parts.budget
+    busyPoll = parts.busyPoll
     log = parts.log
     capture = parts.capture
     statisticsOutput = parts.statisticsOutput
@@ -282,6 +282,8 @@ struct ShardParts {
   var deviceName: UnsafePointer<CChar>
   var timer: Int32
   var ringSize: Int
+  var budget: Int
+  var busyPoll: Int?
   var log: Log
   var capture: Capture
   var statisticsOutput: Int32

@@ -173,6 +173,7 @@ private func accept(
   _ flags: Int32
 ) -> Int {
   var deadline: Deadline?
+  var hasLooked = false
   while true {
     anp_wait_prepare()
     let expected = listener.pointee.readWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -187,7 +188,11 @@ private func accept(
       let result = acceptReady(listener, address, length, flags)
       if result != -Errno.again { return result }
     }
-    if listener.pointee.nonBlocking.load(ordering: .relaxed) { return -Errno.again }
+    if listener.pointee.nonBlocking.load(ordering: .relaxed) {
+      guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+      hasLooked = true
+      continue
+    }
     let until = deadline ?? Deadline.after(listener.pointee.receiveTimeout)
     deadline = until
     switch sleep(listener, on: listener.pointee.readWord, while: expected, until: until) {

@@ -33,7 +33,7 @@ public func entryEpollKernelChanged(_ epfd: Int32, _ entry: UInt64, _ operation:
   if set.pointee.wordWaiters.load(ordering: .sequentiallyConsistent) > 0 {
     // They sleep on the word and would not see the kernel's set.
     set.pointee.word.pointee.add(1, ordering: .sequentiallyConsistent)
-    anp_wake(cWord(set.pointee.word), .max)
+    Resident.wakeSleepers(on: set.pointee.word, .max, stateLockHeld: false)
   }
 }
 
@@ -203,6 +203,8 @@ private func wait(
   _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   let deadline = timeout == 0 ? Deadline(nanoseconds: 0) : Deadline.after(timeout)
+  var isRefused = false
+  var hasLooked = false
   while true {
     if timeout != 0 { anp_wait_prepare() }
     if preload.pointee.watchedSets > 0, set.pointee.kernelInterests.load(ordering: .relaxed) > 0 {
@@ -213,6 +215,7 @@ private func wait(
     }
     var sleeper = Sleeper.none
     var expected: UInt32 = 0
+    let mayReside = timeout != 0 && !isRefused && Resident.isPossible
     if set.pointee.interestCount.load(ordering: .sequentiallyConsistent) > 0 {
       if set.pointee.kernelFirst {
         set.pointee.kernelFirst = false
@@ -223,7 +226,7 @@ private func wait(
       _ = withReadinessLocked {
         found = harvestLocked(set, events, maximum)
         if found == 0, timeout != 0 {
-          sleeper = startSleepingLocked(set, epfd, mask != nil)
+          sleeper = startSleepingLocked(set, epfd, mask != nil, mayReside)
           expected = set.pointee.word.pointee.load(ordering: .sequentiallyConsistent)
         }
         return 0
@@ -246,9 +249,16 @@ private func wait(
         continue
       }
     }
-    if timeout == 0 { return kernelNow(set, epfd, events, maximum) }
+    if timeout == 0 {
+      if !hasLooked, set.pointee.interestCount.load(ordering: .relaxed) > 0, Resident.pollOnce() {
+        hasLooked = true
+        continue
+      }
+      return kernelNow(set, epfd, events, maximum)
+    }
     let result = sleep(set, epfd, sleeper, expected, events, maximum, deadline, mask)
     switch result {
+    case Outcome.refused: isRefused = true
     case Outcome.again: continue
     case Outcome.timedOut: return 0
     case referenceLost: return referenceLost
@@ -267,15 +277,23 @@ private func wait(
   }
 }
 
-private enum Sleeper { case none, word, kernel }
+private enum Sleeper { case none, word, kernel, resident }
 
 /// Results of `sleep` that are neither a count nor an errno of the caller's.
 private enum Outcome {
   static var again: Int { Int.min + 2 }
   static var timedOut: Int { Int.min + 3 }
+  /// Another thread is the resident.
+  static var refused: Int { Int.min + 4 }
 }
 
-private func startSleepingLocked(_ set: EpollSetPointer, _ epfd: Int32, _ hasMask: Bool) -> Sleeper {
+private func startSleepingLocked(
+  _ set: EpollSetPointer, _ epfd: Int32, _ hasMask: Bool, _ mayReside: Bool
+) -> Sleeper {
+  if mayReside {
+    set.pointee.wordWaiters.add(1, ordering: .sequentiallyConsistent)
+    return .resident
+  }
   if !hasMask, set.pointee.kernelInterests.load(ordering: .sequentiallyConsistent) <= 0 {
     set.pointee.wordWaiters.add(1, ordering: .sequentiallyConsistent)
     return .word
@@ -291,10 +309,36 @@ private func sleep(
   _ events: UnsafeMutablePointer<epoll_event>, _ maximum: Int, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   let reference = HeldReference(
-    kind: sleeper == .word ? .setOnWord : .setInKernel, index: set.pointee.index,
+    kind: sleeper == .kernel ? .setInKernel : .setOnWord, index: set.pointee.index,
     generation: set.pointee.life.generation, depth: anp_stack_depth())
   let thread = Threads.current
   let noted = thread?.pointee.note(reference) ?? false
+  if sleeper == .resident {
+    guard noted, let thread, let outer = Resident.begin(thread, set.pointee.word) else {
+      if noted, let thread { _ = thread.pointee.takeBack(reference) }
+      set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
+      return Outcome.refused
+    }
+    thread.pointee.noteSleep(.resident)
+    let result = waitAsResident(set, epfd, thread, Awaited(set.pointee.word, expected), deadline, mask)
+    if !thread.pointee.takeBack(reference) { return referenceLost }
+    Resident.end(outer)
+    set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
+    switch result {
+    case 0: return Outcome.timedOut
+    case -Errno.again: return Outcome.again
+    case ..<0: return result
+    default:
+      let count = Int(anp_kernel_epoll_now(epfd, events, Int32(maximum)))
+      return count == 0 ? Outcome.again : count
+    }
+  }
+  // A set without sockets of the stack is none of its business.
+  let isOurs = set.pointee.interestCount.load(ordering: .relaxed) > 0
+  if isOurs {
+    Resident.noteSleeper(onWord: sleeper == .word)
+    if noted, let thread { thread.pointee.noteSleep(sleeper == .word ? .onWord : .inKernel) }
+  }
   anp_leave()
   let result: Int
   if sleeper == .word {
@@ -306,12 +350,27 @@ private func sleep(
   }
   anp_enter()
   if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
+  if isOurs { Resident.endSleeper(onWord: sleeper == .word) }
   if sleeper == .word {
     set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
   } else {
     set.pointee.kernelWaiters.subtract(1, ordering: .relaxed)
   }
   return result
+}
+
+/// As Resident.wait; the kernel's set is one entry, where it has anything in it.
+private func waitAsResident(
+  _ set: EpollSetPointer, _ epfd: Int32, _ thread: ThreadPointer, _ awaited: Awaited, _ deadline: Deadline,
+  _ mask: UnsafePointer<sigset_t>?
+) -> Int {
+  var entries = InlineArray<3, pollfd>(repeating: pollfd())
+  let count = set.pointee.kernelInterests.load(ordering: .sequentiallyConsistent) > 0 ? 1 : 0
+  entries[0] = pollfd(fd: epfd, events: Int16(PollEvent.readable), revents: 0)
+  return withUnsafeMutableBytes(of: &entries) { raw in
+    Resident.wait(
+      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), count, deadline, mask, 0)
+  }
 }
 
 /// What the kernel's set has at once, without the wake eventfd's own event.

@@ -9,7 +9,7 @@ import Host
 import Netstack
 import Synchronization
 
-/// `scratch` has room for `count` + 1 entries; the last one's `revents` tells afterwards whether the call slept. `timeout` in
+/// `scratch` has room for `count` + 2 entries; the last but one's `revents` tells afterwards whether the call slept. `timeout` in
 /// nanoseconds, negative = for ever.
 @c(anp_entry_poll)
 public func entryPoll(
@@ -57,7 +57,8 @@ private func poll(
       // Before the look: a change after it must find somebody to wake.
       guard arm(call, thread, sleepsInKernel) else { return -Errno.noMemory }
     }
-    let look = lookAtStack(call, bit)
+    var look = lookAtStack(call, bit)
+    if look.ready == 0, timeout == 0, Resident.pollOnce() { look = lookAtStack(call, 0) }
     if look.ready > 0 || timeout == 0 {
       thread.pointee.sleeping.store(0, ordering: .sequentiallyConsistent)
       // The kernel's are reported in the same breath.
@@ -74,12 +75,7 @@ private func poll(
       call.hasSlept = true
       hold(&call, thread)
     }
-    anp_leave()
-    let result =
-      sleepsInKernel
-      ? Int(anp_wait_poll(call.scratch, UInt(call.count) + 1, deadline.remaining, mask, 0))
-      : Int(anp_wait(cWord(thread.pointee.word), 0, deadline.remaining, 0))
-    anp_enter()
+    let result = sleep(call, thread, sleepsInKernel, deadline, mask)
     thread.pointee.sleeping.store(0, ordering: .sequentiallyConsistent)
     switch result {
     case 0 where !sleepsInKernel: continue
@@ -94,6 +90,33 @@ private func poll(
       if found > 0 { return found + lookAtStack(call, 0).ready }
     }
   }
+}
+
+/// The kernel's count, 0 for a time-out or (on the word) a change, or a negative errno; -EAGAIN: look again.
+private func sleep(
+  _ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
+) -> Int {
+  if call.held != nil, let outer = Resident.begin(thread, thread.pointee.word) {
+    thread.pointee.noteSleep(.resident)
+    // Stack sockets alone: nothing of `fds` is the kernel's.
+    let first = sleepsInKernel ? 0 : call.count
+    let result = Resident.wait(
+      thread, Awaited(thread.pointee.word, 0), call.scratch + first, call.count - first, deadline, mask, 0)
+    thread.pointee.noteSleep(.none)
+    Resident.end(outer)
+    return result == 0 ? -Errno.timedOut : result
+  }
+  Resident.noteSleeper(onWord: !sleepsInKernel)
+  if call.held != nil { thread.pointee.noteSleep(sleepsInKernel ? .inKernel : .onWord) }
+  anp_leave()
+  let result =
+    sleepsInKernel
+    ? Int(anp_wait_poll(call.scratch, UInt(call.count) + 1, deadline.remaining, mask, 0))
+    : Int(anp_wait(cWord(thread.pointee.word), 0, deadline.remaining, 0))
+  anp_enter()
+  if call.held != nil { thread.pointee.noteSleep(.none) }
+  Resident.endSleeper(onWord: !sleepsInKernel)
+  return result
 }
 
 /// Fills `scratch` with the kernel's share. True when there is any.
@@ -153,8 +176,8 @@ private func hold(_ call: inout Poll, _ thread: ThreadPointer) {
 
 /// Lets wakers know how this thread is about to sleep. With kernel descriptors its eventfd goes behind them.
 private func arm(_ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool) -> Bool {
+  thread.pointee.word.pointee.store(0, ordering: .sequentiallyConsistent)
   guard sleepsInKernel else {
-    thread.pointee.word.pointee.store(0, ordering: .sequentiallyConsistent)
     thread.pointee.sleeping.store(1, ordering: .sequentiallyConsistent)
     return true
   }

@@ -45,6 +45,7 @@ private func receiveStream(
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
   var copied = 0
+  var hasLooked = false
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.readWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -59,7 +60,11 @@ private func receiveStream(
       return copied
     }
     if nonBlocking {
-      if copied == 0 { return -Errno.again }
+      if copied == 0 {
+        guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+        hasLooked = true
+        continue
+      }
       message?.pointee.noteStreamEnd()
       return copied
     }
@@ -170,6 +175,7 @@ private func receiveDatagram(
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
+  var hasLooked = false
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.readWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -192,7 +198,11 @@ private func receiveDatagram(
       // SHUT_RD ends only a call that would wait (__skb_wait_for_more_packets).
       if isEnding, !nonBlocking { return 0 }
     }
-    if nonBlocking { return -Errno.again }
+    if nonBlocking {
+      guard !hasLooked, description.pointee.side == .stack, Resident.pollOnce() else { return -Errno.again }
+      hasLooked = true
+      continue
+    }
     let until = deadline ?? Deadline.after(description.pointee.receiveTimeout)
     deadline = until
     switch sleep(description, on: description.pointee.readWord, while: expected, until: until) {

@@ -29,18 +29,27 @@ public func entrySend(
 
 // MARK: Stream
 
+/// A sender with so much under way looks at the device after each call.
+private var streamingBytes: Int { 65536 }
+
 private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
   var sent = 0
+  var hasLooked = false
+  var isStreaming = false
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
     let result = withShard(description) { shard, now throws(SocketError) in
       if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
-      return try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
+      let result = try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
+      isStreaming = shard.pointee.stack.unacknowledgedBytes(description.pointee.handle) >= streamingBytes
+      return result
     }
+    // Takes in the acknowledgments that came meanwhile: the window opens, and memory that is still in the cache is free again.
+    if isStreaming { _ = Resident.pollOnce() }
     if result < 0, result != -Errno.again {
       // What was taken counts; the error is the next call's.
       if sent > 0 { return sent }
@@ -48,7 +57,12 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
       return result
     }
     if sent == buffers.total { return sent }
-    if nonBlocking { return sent > 0 ? sent : -Errno.again }
+    if nonBlocking {
+      if sent > 0 { return sent }
+      guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+      hasLooked = true
+      continue
+    }
     let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
     deadline = until
     switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {

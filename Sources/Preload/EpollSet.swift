@@ -127,7 +127,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     pointee.wakeOwed = false
     if pointee.wordWaiters.load(ordering: .relaxed) > 0 {
       pointee.word.pointee.add(1, ordering: .sequentiallyConsistent)
-      anp_wake(cWord(pointee.word), 1)
+      Resident.wakeSleepers(on: pointee.word, 1, stateLockHeld: true)
     }
     if pointee.eventRegistered, pointee.isWatched || pointee.kernelWaiters.load(ordering: .relaxed) > 0 {
       signalEventLocked()

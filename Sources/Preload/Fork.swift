@@ -36,6 +36,9 @@ public func entryForkChild() {
   // Only the forking thread is here. What others slept on, polled or owed is gone with them.
   anp_internal_close_all()
   Pollers.forget()
+  Resident.forget()
+  preload.pointee.sleepers.store(0, ordering: .relaxed)
+  preload.pointee.wordSleepers.store(0, ordering: .relaxed)
   for index in 0..<preload.pointee.epollSets.made {
     let set = preload.pointee.epollSets.record(UInt32(index))
     set.pointee.eventRegistered = false

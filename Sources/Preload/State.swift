@@ -4,6 +4,7 @@
 // while sleeping.
 
 import CSupport
+import Synchronization
 
 struct PreloadState: ~Copyable {
   var descriptions = Pool<Description>(maximum: 1 << 20)
@@ -16,6 +17,14 @@ struct PreloadState: ~Copyable {
   let pollerSlots: UnsafeMutablePointer<UnsafeMutablePointer<ThreadRecord>?>
   /// One datagram, for gathering and scattering; used under the shard's lock.
   let scratch: UnsafeMutableRawPointer
+
+  /// The thread that runs the stack while it waits, and the word it waits for (Resident); addresses, 0 = none.
+  let residentThread = Atomic<UInt>(0)
+  let residentWord = Atomic<UInt>(0)
+  /// Threads that sleep for the stack's sockets otherwise; those on futex words among them. Too high after abandoned waits
+  /// that left no note.
+  let sleepers = Atomic<Int32>(0)
+  let wordSleepers = Atomic<Int32>(0)
 
   static var scratchSize: Int { 65536 }
 

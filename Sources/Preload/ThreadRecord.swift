@@ -6,6 +6,8 @@
 // its end). Should it ever be wrong about a frame, that call finds its reference lost and returns EBADF: no memory is at stake.
 
 import CSupport
+import Host
+import Netstack
 import Synchronization
 
 typealias ThreadPointer = UnsafeMutablePointer<ThreadRecord>
@@ -22,6 +24,10 @@ struct HeldReference {
   var generation: UInt32
   /// Where the stack stood; a frame is gone when the stack is back above it.
   var depth: UInt
+  /// How the call sleeps.
+  var sleep = Sleep.none
+
+  enum Sleep: UInt8 { case none, onWord, inKernel, resident }
 }
 
 struct PendingWake {
@@ -71,6 +77,11 @@ struct ThreadRecord: ~Copyable, Pooled {
     return true
   }
 
+  /// The newest note's call is about to sleep like this, or is done sleeping.
+  mutating func noteSleep(_ sleep: HeldReference.Sleep) {
+    if heldCount > 0 { held[heldCount - 1].sleep = sleep }
+  }
+
   /// Takes the note of a call that has returned from its sleep. False: it was reaped.
   mutating func takeBack(_ reference: HeldReference) -> Bool {
     while heldCount > 0 {
@@ -113,6 +124,7 @@ struct ThreadRecord: ~Copyable, Pooled {
   }
 
   private mutating func giveBack(_ reference: HeldReference) {
+    reference.giveBackSleep()
     if reference.kind == .polled { releasePolled(from: Int(reference.index)) } else { reference.giveBack() }
   }
 
@@ -144,6 +156,18 @@ struct ThreadRecord: ~Copyable, Pooled {
 }
 
 extension HeldReference {
+  /// Of a call that will not return.
+  func giveBackSleep() {
+    switch sleep {
+    case .none: break
+    case .onWord: Resident.endSleeper(onWord: true)
+    case .inKernel: Resident.endSleeper(onWord: false)
+    case .resident:
+      Resident.forget()
+      HostRuntime.shard?.pointee.forgetResident()
+    }
+  }
+
   func giveBack() {
     switch kind {
     case .description:

@@ -49,13 +49,34 @@ func sleep(
   let noted = thread?.pointee.note(reference) ?? false
   // A call with a time-out is not restarted after a handler (signal(7)).
   let flags = deadline.isNever ? UInt32(ANP_WAIT_RESTARTABLE) : 0
-  anp_leave()
-  let result = anp_wait(cWord(word), expected, deadline.remaining, flags)
-  anp_enter()
-  if noted, let thread, !thread.pointee.takeBack(reference) { return .lost }
-  switch -Int(result) {
+  let result: Int
+  if noted, let thread, let outer = Resident.begin(thread, word) {
+    thread.pointee.noteSleep(.resident)
+    result = waitAsResident(thread, Awaited(word, expected), deadline, flags)
+    if !thread.pointee.takeBack(reference) { return .lost }
+    Resident.end(outer)
+  } else {
+    Resident.noteSleeper(onWord: true)
+    if noted, let thread { thread.pointee.noteSleep(.onWord) }
+    anp_leave()
+    result = Int(anp_wait(cWord(word), expected, deadline.remaining, flags))
+    anp_enter()
+    if noted, let thread, !thread.pointee.takeBack(reference) { return .lost }
+    Resident.endSleeper(onWord: true)
+  }
+  switch -result {
   case Errno.interrupted: return .interrupted
   case Errno.timedOut: return .timedOut
   default: return .tryAgain
   }
+}
+
+/// -EAGAIN, -EINTR or -ETIMEDOUT, as anp_wait.
+private func waitAsResident(_ thread: ThreadPointer, _ awaited: Awaited, _ deadline: Deadline, _ flags: UInt32) -> Int {
+  var entries = InlineArray<2, pollfd>(repeating: pollfd())
+  let result = withUnsafeMutableBytes(of: &entries) { raw in
+    Resident.wait(
+      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), 0, deadline, nil, flags)
+  }
+  return result == 0 ? -Errno.timedOut : result
 }

@@ -78,14 +78,18 @@ enum Wakes {
     switch wake.kind {
     case .word:
       // Everybody: the word says "look again", not "one may go".
-      anp_wake(OpaquePointer(wake.target), .max)
+      Resident.wakeSleepers(
+        on: wake.target.assumingMemoryBound(to: Atomic<UInt32>.self), .max, stateLockHeld: stateLockHeld)
     case .thread:
       let thread = wake.target.assumingMemoryBound(to: ThreadRecord.self)
       switch thread.pointee.sleeping.exchange(0, ordering: .sequentiallyConsistent) {
       case 1:
         thread.pointee.word.pointee.store(1, ordering: .sequentiallyConsistent)
-        anp_wake(cWord(thread.pointee.word), 1)
+        Resident.wakeSleepers(on: thread.pointee.word, 1, stateLockHeld: stateLockHeld)
       case 2:
+        thread.pointee.word.pointee.store(1, ordering: .sequentiallyConsistent)
+        // Its own doing, as resident: it looks at the word.
+        if anp_thread_record() == UnsafeMutableRawPointer(thread) { break }
         // Under the state lock the number cannot be moved away by a dup2 that aims at it.
         if !stateLockHeld { anp_state_lock() }
         anp_eventfd_signal(anp_internal_number(thread.pointee.eventDescriptor))

@@ -107,12 +107,12 @@ struct DescriptorTests {
     defer { anp_close(timer) }
     var numbers = anp_sleep_numbers(device: -1, timer: timer, rounds: 0)
     anp_timer_set(timer, 1)
-    #expect(anp_event_wait(&numbers, 0) == UInt32(ANP_EVENT_TIMER))
+    #expect(anp_event_wait(&numbers, 0, -1) == UInt32(ANP_EVENT_TIMER))
     anp_timer_set(timer, -1)
     #expect(anp_wait_readable(timer, 1_000_000) == 0)
     let begin = anp_monotonic()
     anp_timer_set(timer, begin + 20_000_000)
-    #expect(anp_event_wait(&numbers, 1) == UInt32(ANP_EVENT_TIMER))
+    #expect(anp_event_wait(&numbers, 1, -1) == UInt32(ANP_EVENT_TIMER))
     #expect(anp_monotonic() >= begin + 20_000_000)
   }
 }

@@ -154,9 +154,10 @@ struct anp_sleep_numbers {
   /// Times it has gone to sleep.
   uint32_t rounds;
 };
-/// Sleeps until the device (where `device_too`) is readable or in error, or the timer has fired.
+/// Sleeps until the device (where `device_too`) is readable or in error, the timer has fired, or `timeout` nanoseconds (negative:
+/// no limit) have passed; then 0.
 enum { ANP_EVENT_READABLE = 1, ANP_EVENT_DEVICE_ERROR = 2, ANP_EVENT_TIMER = 4 };
-unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too);
+unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too, int64_t timeout);
 /// Gives it other numbers and returns `rounds`: once that has changed, nobody sleeps on the old ones.
 uint32_t anp_sleep_move(struct anp_sleep_numbers *numbers, int device, int timer);
 uint32_t anp_sleep_rounds(struct anp_sleep_numbers *numbers);

@@ -4,7 +4,8 @@
 /// A counter. To add one: a case here, its name in `name`.
 package enum Counter: Int, CaseIterable, Sendable {
   // Device and softirq
-  case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, timeSqueeze, timerRuns, rxRingFull, txErrors
+  case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, rxCallerPolls, timeSqueeze, timerRuns, rxRingFull
+  case txErrors
   // Copies between the program and the stack
   case copiesIn, copyBytesIn, copiesOut, copyBytesOut
   // IP
@@ -34,6 +35,7 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .txBytes: "TxBytes"
     case .rxInterrupts: "RxInterrupts"
     case .rxPolls: "RxPolls"
+    case .rxCallerPolls: "RxCallerPolls"
     case .timeSqueeze: "TimeSqueeze"
     case .timerRuns: "TimerRuns"
     case .rxRingFull: "RxRingFull"

@@ -324,6 +324,12 @@ extension Stack {
     return n
   }
 
+  /// Bytes in the send buffer, sent or not.
+  @inline(__always)
+  package func unacknowledgedBytes(_ socket: SocketHandle) -> Int {
+    tcbs.pointer(socket.slot)?.pointee.sendBuffer.count ?? 0
+  }
+
   package mutating func receive(
     _ socket: SocketHandle, into destination: UnsafeMutableRawBufferPointer, flags: ReceiveFlags, now: Instant
   ) throws(SocketError) -> Int {

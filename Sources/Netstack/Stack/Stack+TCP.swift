@@ -135,7 +135,7 @@ extension Stack {
   /// RFC 6528 §3: a clock of 4 µs plus a keyed hash of the socket pair.
   private func initialSequence(_ tuple: FourTuple) -> SequenceNumber {
     let clock = UInt64(bitPattern: environment.pointee.now.nanoseconds) >> 12
-    return SequenceNumber(UInt32(truncatingIfNeeded: clock &+ tuple.hash(derivedKey(1))))
+    return SequenceNumber(UInt32(truncatingIfNeeded: clock &+ tuple.hash(Self.key(1, of: environment.pointee.secret))))
   }
 
   /// RFC 7323 §7.1: a clock per pair of hosts, so that it says nothing about the machine but is monotonic for TIME-WAIT.
@@ -143,11 +143,11 @@ extension Stack {
     var hosts = tuple
     hosts.local.port = 0
     hosts.remote.port = 0
-    return UInt32(truncatingIfNeeded: hosts.hash(derivedKey(2)))
+    return UInt32(truncatingIfNeeded: hosts.hash(Self.key(2, of: timestampSecret)))
   }
 
-  private func derivedKey(_ purpose: UInt64) -> HashKey {
-    HashKey(environment.pointee.secret.k0 ^ purpose &* 0x9e37_79b9_7f4a_7c15, environment.pointee.secret.k1)
+  private static func key(_ purpose: UInt64, of secret: HashKey) -> HashKey {
+    HashKey(secret.k0 ^ purpose &* 0x9e37_79b9_7f4a_7c15, secret.k1)
   }
 
   // MARK: TIME-WAIT

@@ -34,6 +34,9 @@ package struct StackConfiguration: Sendable {
   package var gateway: IPv4Address?
   package var settings = Settings()
   package var secret = HashKey(0, 0)
+  /// Shifts the timestamps clock (RFC 7323 §7.1). The same in all stacks that share an address and a clock, so that a connection
+  /// is newer than one in TIME-WAIT that an earlier process left at the peer; nil takes `secret`.
+  package var timestampSecret: HashKey?
   package var seed: UInt64 = 0
   package init() {}
 }
@@ -43,6 +46,7 @@ package struct Stack: ~Copyable {
   let environment: EnvironmentPointer
   package let device: DeviceCapabilities
   let address: IPv4Address
+  let timestampSecret: HashKey
   let subnetBroadcast: IPv4Address
 
   // Link and IP
@@ -81,6 +85,7 @@ package struct Stack: ~Copyable {
         settings: configuration.settings, secret: configuration.secret, seed: configuration.seed, now: now))
     environment = env
     device = configuration.device
+    timestampSecret = configuration.timestampSecret ?? configuration.secret
     address = configuration.address
     let hostBits = UInt32.max >> UInt32(min(max(configuration.prefixLength, 0), 32))
     subnetBroadcast = IPv4Address(

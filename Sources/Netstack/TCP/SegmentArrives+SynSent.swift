@@ -11,7 +11,11 @@ extension TransmissionControlBlock {
     if flags.contains(.ack) {
       if ack <= snd.iss || ack > snd.nxt {
         env.pointee.statistics.count(.tcpInErrs)
-        return flags.contains(.rst) ? .drop(.tcpInvalidReset) : .reset
+        if flags.contains(.rst) { return .drop(.tcpInvalidReset) }
+        // A peer that still has an old connection of this name: our RST ends it there, so the SYN may follow at once and need
+        // not wait for its time-out (RFC 9293 §3.5.1 figure 9; Linux, once per connection).
+        if retransmits == 0 { arm(.retransmit, after: .milliseconds(2), env) }
+        return .reset
       }
       if segment.options.hasTimestamp, segment.options.timestampEcho != 0 {
         // An echo from the future or from before the connect belongs to somebody else (Linux: PAWSACTIVEREJECTED).

@@ -1,0 +1,212 @@
+// Owns: the stack run by the program's own threads. A thread that would sleep until the stack has something for it becomes the
+// shard's resident: it sleeps on the device itself, and when frames come it reads and processes them right where the data
+// is wanted. That saves a wake-up, two context switches and the other core's cold cache for every packet. Linux's models:
+// busy polling and IRQ suspension (Documentation/networking/napi.rst).
+//
+//   who watches the device    when
+//   anp-rx                    nobody waits, or several threads do, or the program has been away for a while
+//   the resident              one thread waits; it stays responsible for a moment when it leaves with its data ("suspension"),
+//                             as it will most likely be back. No wake-up is spent on the hand-over, either way.
+//
+// anp-rx, while suspended, sleeps without the device and looks every `firstLook` … `longestLook` whether anybody still polls:
+//
+//   somebody polled since the last look          all is well; look again, less often
+//   nobody polled, no resident                   the program is busy with other things: watch the device again
+//   nobody polled, a resident sleeps             an idle connection: look ever less often ("deep"). When the resident leaves
+//                                                it tells anp-rx, which goes back to short looks.
+//   frames wait and the resident does not come   it was taken off (siglongjmp, a debugger): watch the device again
+//
+// A resident holds no lock, no duty and nothing on its stack while it sleeps, so it may vanish at any time. It leaves at once
+// when other threads sleep and so could not be served by it; anp-rx then takes over (Preload's Resident decides that).
+//
+// The duty to poll (isPolling) is taken for each turn as anp-rx takes it. Whoever finds it taken does nothing.
+
+import CSupport
+import Netstack
+import Synchronization
+
+/// What a resident waits for: a word that changes when there is something for its thread.
+package struct Awaited {
+  let word: UnsafeMutablePointer<Atomic<UInt32>>
+  let value: UInt32
+
+  package init(_ word: UnsafeMutablePointer<Atomic<UInt32>>, _ value: UInt32) {
+    self.word = word
+    self.value = value
+  }
+
+  @inline(__always)
+  package var hasChanged: Bool { word.pointee.load(ordering: .sequentiallyConsistent) != value }
+}
+
+/// Guarded by the lock.
+struct Residence {
+  /// Residents, nested ones included; at most one thread's.
+  var depth = 0
+  /// Turns taken by the program's threads.
+  var turns: UInt32 = 0
+  /// anp-rx looks rarely: who leaves must tell it.
+  var isDeep = false
+  /// anp-rx shall watch the device (or at least look) now.
+  var isWanted = false
+  /// Frames came by ones: read only one before looking whether it was the one that was wanted.
+  var cameAlone = false
+  /// Frames were waiting already: try to read before sleeping.
+  var wereWaiting = false
+}
+
+extension Shard {
+  /// Whether threads of the program may read the device at all. Without the lock: these change at most once.
+  @inline(__always)
+  package var callersMayPoll: Bool { work.busyPoll != nil && work.reportedDeviceError == 0 }
+
+  /// The device reports an error instead of frames.
+  package func noteDeviceLost() {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.reportDeviceError(EBADFD)
+    me.pointee.work.residence.isWanted = true
+    me.pointee.kick()
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  package var deviceDescriptor: Int32 { work.device.descriptor }
+
+  /// The calling thread will watch the device instead of sleeping on a word. Inside, without the lock.
+  package func enterResidence() {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.work.residence.depth += 1
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  /// - Parameter handingOver: other threads wait, who need anp-rx now.
+  package func leaveResidence(handingOver: Bool) {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.work.residence.depth = max(0, me.pointee.work.residence.depth - 1)
+    if handingOver || me.pointee.work.residence.isDeep {
+      me.pointee.work.residence.isDeep = false
+      me.pointee.work.residence.isWanted = handingOver
+      me.pointee.kick()
+    }
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  /// A thread that had entered has vanished from its wait (siglongjmp, cancellation).
+  package func forgetResident() {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.work.residence.depth = 0
+    me.pointee.work.residence.isDeep = false
+    me.pointee.work.residence.isWanted = true
+    me.pointee.kick()
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  /// Whether the last turn found more than one frame waiting: then it pays to read before sleeping.
+  package var framesWereWaiting: Bool { work.residence.wereWaiting }
+
+  /// Reads and processes what the device has, until nothing is left or what the caller waits for has come. Inside, without the
+  /// lock. Does nothing where another thread has the poller. False where the device had nothing.
+  package func pollFromCaller(_ awaited: Awaited?) -> Bool {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    guard !me.pointee.work.isPolling else {
+      anp_unlock(me.pointee.lockWord)
+      return false
+    }
+    me.pointee.work.isPolling = true
+    me.pointee.work.residence.turns &+= 1
+    me.pointee.stack.count(Counter.rxCallerPolls)
+    let alone = me.pointee.work.residence.cameAlone
+    anp_unlock(me.pointee.lockWord)
+
+    let outcome = Receiver.poll(me, budget: Receiver.callerBudget, first: alone ? 1 : Receiver.batch, awaited)
+
+    anp_lock(me.pointee.lockWord)
+    me.pointee.work.isPolling = false
+    me.pointee.work.residence.cameAlone = outcome.frames == 1
+    me.pointee.work.residence.wereWaiting = outcome.frames > 1
+    if case .failed = outcome.end {
+      // anp-rx knows what to do about it.
+      me.pointee.work.residence.isWanted = true
+      me.pointee.kick()
+    }
+    anp_unlock(me.pointee.lockWord)
+    return outcome.frames > 0
+  }
+}
+
+/// anp-rx's side of it: whether it watches the device.
+struct Watch {
+  private static var firstLook: Int64 { 200_000 }
+  private static var longestLook: Int64 { 2_000_000 }
+  private static var deepLook: Int64 { 50_000_000 }
+  private static var looksBeforeDeep: Int { 10 }
+
+  enum State { case device, suspended, gone }
+  private(set) var state = State.device
+  private var interval: Int64 = 0
+  private var turns: UInt32 = 0
+  private var idleLooks = 0
+  private var missed = 0
+
+  /// Nanoseconds anp-rx may sleep, -1 = for ever.
+  var timeout: Int64 { state == .suspended ? interval : -1 }
+
+  /// The poller is in the hands of a caller.
+  mutating func suspend() {
+    guard state == .device else { return }
+    state = .suspended
+    interval = Self.firstLook
+    idleLooks = 0
+    missed = 0
+  }
+
+  mutating func giveUp() { state = .gone }
+
+  /// Under the lock, after the alarm or when the time-out has passed.
+  mutating func look(_ shard: UnsafeMutablePointer<Shard>, timedOut: Bool) {
+    guard state == .suspended else { return }
+    if shard.pointee.work.residence.isWanted {
+      shard.pointee.work.residence.isWanted = false
+      state = .device
+      return
+    }
+    let now = shard.pointee.work.residence.turns
+    if now != turns {
+      turns = now
+      idleLooks = 0
+      missed = 0
+      shard.pointee.work.residence.isDeep = false
+      interval = min(max(interval * 2, Self.firstLook), Self.longestLook)
+      return
+    }
+    if !timedOut {
+      // An alarm of the stack's own, or a resident who left: from now on short looks again.
+      if interval > Self.longestLook { interval = Self.firstLook }
+      return
+    }
+    guard shard.pointee.work.residence.depth > 0 else {
+      state = .device
+      return
+    }
+    if anp_wait_readable(shard.pointee.work.device.descriptor, 0) != 0 {
+      missed += 1
+      interval = Self.longestLook
+      if missed > 1 {
+        shard.pointee.work.residence.depth = 0
+        state = .device
+      }
+      return
+    }
+    missed = 0
+    idleLooks += 1
+    interval = min(interval * 2, Self.longestLook)
+    if idleLooks > Self.looksBeforeDeep {
+      interval = Self.deepLook
+      shard.pointee.work.residence.isDeep = true
+    }
+  }
+}

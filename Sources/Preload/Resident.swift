@@ -1,0 +1,142 @@
+// Owns: a waiting thread that runs the stack itself instead of sleeping until another does (Host/CallerPolling.swift says what
+// that is good for). Here is who may, how it sleeps, and how others wake it.
+//
+// One thread at a time, and only while no other sleeps for the stack: it would read frames for others as well, but who would,
+// once it has left? With several waiting threads anp-rx serves them all.
+//
+// A resident sleeps in ppoll on the device, its own wake eventfd, and what the call wants besides. What it waits for is a
+// word, as for every other sleeper (Wait.swift): the description's, the epoll set's, the thread's own. Whoever changes a word
+// wakes futex sleepers and, where it is the resident's, writes its eventfd; the resident itself changes it without either.
+//
+//   resident   store word's address; look at the word; ppoll
+//   waker      change the word; look whether it is the resident's; write the eventfd
+//
+// both sequentially consistent, so one sees the other. A handler may wait on the same thread: it is resident on top, and the
+// outer word is back when it ends. A thread that jumped out of its wait is found like other abandoned calls
+// (ThreadRecord.swift); until then anp-rx notices that frames are left lying.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+
+enum Resident {
+  /// What `end` restores.
+  struct Outer {
+    var thread: UInt
+    var word: UInt
+  }
+
+  /// Whether `begin` could succeed; cheap.
+  @inline(__always)
+  static var isPossible: Bool {
+    guard let shard = HostRuntime.shard, shard.pointee.callersMayPoll else { return false }
+    return preload.pointee.sleepers.load(ordering: .sequentiallyConsistent) <= 0
+  }
+
+  /// Makes the calling thread the resident. nil: it must sleep the ordinary way. Inside, without locks.
+  static func begin(_ thread: ThreadPointer, _ word: WordPointer) -> Outer? {
+    guard isPossible, let shard = HostRuntime.shard else { return nil }
+    if anp_internal_number(thread.pointee.eventDescriptor) < 0 {
+      let made = anp_kernel_eventfd()
+      guard made >= 0, anp_internal_adopt(thread.pointee.eventDescriptor, made) >= 0 else { return nil }
+    }
+    let me = UInt(bitPattern: thread)
+    let (isFree, other) = preload.pointee.residentThread.compareExchange(
+      expected: 0, desired: me, ordering: .sequentiallyConsistent)
+    guard isFree || other == me else { return nil }
+    let outer = Outer(thread: other, word: preload.pointee.residentWord.load(ordering: .relaxed))
+    preload.pointee.residentWord.store(UInt(bitPattern: word), ordering: .sequentiallyConsistent)
+    shard.pointee.enterResidence()
+    return outer
+  }
+
+  static func end(_ outer: Outer) {
+    preload.pointee.residentWord.store(outer.word, ordering: .sequentiallyConsistent)
+    if outer.thread == 0 { preload.pointee.residentThread.store(0, ordering: .sequentiallyConsistent) }
+    let others = preload.pointee.sleepers.load(ordering: .sequentiallyConsistent) > 0
+    HostRuntime.shard.unsafelyUnwrapped.pointee.leaveResidence(handingOver: others)
+  }
+
+  /// The resident has jumped out of its wait, or its process is a forked child.
+  static func forget() {
+    preload.pointee.residentWord.store(0, ordering: .sequentiallyConsistent)
+    preload.pointee.residentThread.store(0, ordering: .sequentiallyConsistent)
+  }
+
+  /// Waits until the word changes (-EAGAIN), one of the first `count` entries has an event (how many), a handler has run
+  /// (-EINTR, or -EAGAIN where the call is to be restarted) or the time is up (0). Between `begin` and `end`, inside; `entries`
+  /// has room for two more.
+  static func wait(
+    _ thread: ThreadPointer, _ awaited: Awaited, _ entries: UnsafeMutablePointer<pollfd>, _ count: Int,
+    _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?, _ flags: UInt32
+  ) -> Int {
+    let shard = HostRuntime.shard.unsafelyUnwrapped
+    if shard.pointee.framesWereWaiting { _ = shard.pointee.pollFromCaller(awaited) }
+    let readable = Int16(PollEvent.readable)
+    let wake = entries + count
+    let device = entries + (count + 1)
+    while true {
+      if awaited.hasChanged { return -Errno.again }
+      wake.pointee = pollfd(fd: anp_internal_number(thread.pointee.eventDescriptor), events: readable, revents: 0)
+      device.pointee = pollfd(fd: shard.pointee.deviceDescriptor, events: readable, revents: 0)
+      anp_leave()
+      let ready = Int(anp_wait_poll(entries, UInt(count) + 2, deadline.remaining, mask, flags))
+      anp_enter()
+      // At the end of the time, too: what has arrived by then counts.
+      if ready == 0 || device.pointee.revents & readable != 0 {
+        _ = shard.pointee.pollFromCaller(awaited)
+      } else if ready > 0, device.pointee.revents != 0 {
+        shard.pointee.noteDeviceLost()
+        return -Errno.again
+      }
+      if ready > 0, wake.pointee.revents != 0 { anp_eventfd_drain(anp_internal_number(thread.pointee.eventDescriptor)) }
+      if awaited.hasChanged { return -Errno.again }
+      if ready <= 0 { return ready }
+      var found = 0
+      for i in 0..<count where entries[i].revents != 0 { found += 1 }
+      if found > 0 { return found }
+    }
+  }
+
+  /// Looks at the device once, for a call that does not wait. True where something has come in.
+  @inline(__always)
+  static func pollOnce() -> Bool {
+    guard let shard = HostRuntime.shard, shard.pointee.callersMayPoll else { return false }
+    return shard.pointee.pollFromCaller(nil)
+  }
+
+  /// After a change of `word`: wakes the futex sleepers on it, up to `count`, and the resident if it waits for it.
+  static func wakeSleepers(on word: WordPointer, _ count: Int32, stateLockHeld: Bool) {
+    if preload.pointee.residentWord.load(ordering: .sequentiallyConsistent) == UInt(bitPattern: word) {
+      wakeResident(stateLockHeld: stateLockHeld)
+    }
+    if preload.pointee.wordSleepers.load(ordering: .sequentiallyConsistent) > 0 { anp_wake(cWord(word), count) }
+  }
+
+  private static func wakeResident(stateLockHeld: Bool) {
+    let resident = preload.pointee.residentThread.load(ordering: .sequentiallyConsistent)
+    // It looks at its word before it sleeps again.
+    if resident == 0 || resident == UInt(bitPattern: anp_thread_record()) { return }
+    guard let thread = ThreadPointer(bitPattern: resident) else { return }
+    // Under the state lock the number cannot be moved away by a dup2 that aims at it.
+    if !stateLockHeld { anp_state_lock() }
+    anp_eventfd_signal(anp_internal_number(thread.pointee.eventDescriptor))
+    if !stateLockHeld { anp_state_unlock() }
+  }
+
+  // MARK: Ordinary sleepers
+
+  /// Around a sleep on a futex word.
+  @inline(__always)
+  static func noteSleeper(onWord: Bool) {
+    if onWord { preload.pointee.wordSleepers.add(1, ordering: .sequentiallyConsistent) }
+    preload.pointee.sleepers.add(1, ordering: .sequentiallyConsistent)
+  }
+
+  @inline(__always)
+  static func endSleeper(onWord: Bool) {
+    if onWord { preload.pointee.wordSleepers.subtract(1, ordering: .sequentiallyConsistent) }
+    preload.pointee.sleepers.subtract(1, ordering: .sequentiallyConsistent)
+  }
+}
