@@ -222,6 +222,8 @@ int anp_wait_readable(int fd, int64_t nanoseconds) {
   return (entry.revents & POLLIN) ? 1 : -1;
 }
 
+void anp_yield(void) { anp_host_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0); }
+
 void anp_sleep(int64_t nanoseconds) {
   struct timespec t = {nanoseconds / 1000000000, nanoseconds % 1000000000};
   anp_host_call(SYS_nanosleep, (long)&t, 0, 0, 0, 0, 0);

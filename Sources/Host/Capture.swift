@@ -54,7 +54,7 @@ struct Capture {
     var tail: InlineArray<5, UInt32> = [0, Self.option(2, length: 4), direction.rawValue, 0, total]
     withUnsafeMutableBytes(of: &head) { headBytes in
       withUnsafeMutableBytes(of: &tail) { tailBytes in
-        var vectors = InlineArray<5, iovec>(repeating: iovec())
+        var vectors = InlineArray<6, iovec>(repeating: iovec())
         withUnsafeMutableBytes(of: &vectors) { raw in
           let vector = raw.baseAddress!.assumingMemoryBound(to: iovec.self)
           vector[0] = iovec(iov_base: headBytes.baseAddress, iov_len: 28)

@@ -10,7 +10,7 @@ enum ExitStatistics {
     switch counter {
     case .rxFrames, .rxBytes, .txFrames, .txBytes, .rxInterrupts, .rxPolls, .timeSqueeze, .timerRuns, .rxRingFull,
       .txErrors,
-      .copiesIn, .copyBytesIn, .copiesOut, .copyBytesOut, .ipInReceives, .ipOutRequests, .tcpActiveOpens,
+      .bytesIn, .copiesIn, .copyBytesIn, .copiesOut, .copyBytesOut, .ipInReceives, .ipOutRequests, .tcpActiveOpens,
       .tcpPassiveOpens,
       .tcpInSegs, .tcpOutSegs, .tcpRetransSegs, .udpInDatagrams, .udpOutDatagrams:
       true

@@ -20,7 +20,7 @@ struct Transmitter {
     results = .allocate(capacity: Self.batch)
     header = .allocate(capacity: 1)
     header.initialize(to: anp_vnet_header())
-    vectors = .allocate(capacity: 4)
+    vectors = .allocate(capacity: 5)
   }
 
   /// Under the lock: takes what is queued, up to a batch.

@@ -42,6 +42,11 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
+    if buffers.piece(at: sent).0.count >= lendingBytes {
+      // What it cannot take is left to the ordinary way below.
+      sent += sendLent(description, buffers, flags, sent)
+      if sent == buffers.total { return sent }
+    }
     let result = withShard(description) { shard, now throws(SocketError) in
       if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
       let result = try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
@@ -71,6 +76,46 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
     case .interrupted: return sent > 0 ? sent : -Errno.interrupted
     case .lost: return referenceLost
     }
+  }
+}
+
+/// From so many bytes on it pays to send them straight from the program's memory.
+private var lendingBytes: Int { 16384 }
+
+/// Sends the piece at `sent` from where it lies, for as long as acknowledgments come in at once, and copies only what is not yet
+/// acknowledged then. The thread stays inside all the while, so no handler can jump out of the loan. Returns how many bytes the
+/// stack has taken, 0 where this is not the moment.
+private func sendLent(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ sent: Int) -> Int {
+  let shard = description.pointee.shard.unsafelyUnwrapped
+  guard shard.pointee.callersMayPoll else { return 0 }
+  let (piece, isLast) = buffers.piece(at: sent)
+  let handle = description.pointee.handle
+  shard.pointee.lock()
+  guard shard.pointee.stack.canLend(handle) else {
+    shard.pointee.unlock()
+    return 0
+  }
+  let sendFlags: SendFlags = isLast && flags & MessageFlag.more == 0 ? .lend : [.lend, .more]
+  var taken = 0
+  do throws(SocketError) {
+    taken = try shard.pointee.stack.send(
+      handle, UnsafeRawBufferPointer(piece), flags: sendFlags, now: shard.pointee.now())
+  } catch {
+    // The ordinary way meets the same error and reports it.
+    taken = 0
+  }
+  shard.pointee.unlock()
+  if taken == 0 { return 0 }
+  var hasNews = true
+  while true {
+    hasNews = hasNews && Resident.pollOnce()
+    shard.pointee.lock()
+    let isDone = !hasNews || shard.pointee.stack.lentBytes(handle) == 0
+    let isSettled = isDone && shard.pointee.stack.settleLoan(handle)
+    shard.pointee.unlock()
+    if isSettled { return taken }
+    // Another thread is just writing a frame of ours.
+    if isDone { anp_yield() }
   }
 }
 

@@ -101,12 +101,35 @@ struct SlabTests {
 @Suite("Byte ring")
 struct ByteRingTests {
   private func read(_ ring: borrowing ByteRing, _ offset: Int, _ length: Int) -> [UInt8] {
-    let (a, b) = ring.slices(at: offset, length: length)
-    return Array(a) + Array(b)
+    let (a, b, c) = ring.slices(at: offset, length: length)
+    return Array(a) + Array(b) + Array(c)
   }
 
   private func append(_ bytes: [UInt8], to ring: inout ByteRing, limit: Int = .max) -> Int {
     bytes.withUnsafeBytes { ring.append($0, limit: limit) }
+  }
+
+  @Test("Lent bytes count as all others, are dropped from the front, and what is left of them is copied at the end")
+  func lending() {
+    var ring = ByteRing()
+    #expect(append([1, 2, 3], to: &ring) == 3)
+    var memory: [UInt8] = [4, 5, 6, 7, 8]
+    memory.withUnsafeMutableBytes { lent in
+      #expect(ring.lend(UnsafeRawBufferPointer(lent), limit: 7) == 4)
+      #expect(ring.lend(UnsafeRawBufferPointer(lent), limit: 100) == 0, "one loan at a time")
+      #expect(ring.count == 7 && ring.lentCount == 4)
+      #expect(
+        read(ring, 0, 7) == [1, 2, 3, 4, 5, 6, 7] && read(ring, 2, 2) == [3, 4] && read(ring, 4, 3) == [5, 6, 7])
+      ring.drop(5)
+      #expect(ring.lentCount == 2 && read(ring, 0, 2) == [6, 7])
+      ring.pin()
+      #expect(!ring.settle() && ring.lentCount == 2, "a frame still points there")
+      ring.unpin()
+      #expect(ring.settle())
+      for i in lent.indices { lent[i] = 0 }
+    }
+    #expect(!ring.isLent && read(ring, 0, 2) == [6, 7])
+    #expect(append([9], to: &ring) == 1 && read(ring, 0, 3) == [6, 7, 9])
   }
 
   @Test("Bytes come out as they went in; the limit holds")
@@ -137,9 +160,9 @@ struct ByteRingTests {
 
   /// A slice that a frame on its way to the device points to, and what it must read until the frame is gone.
   private struct Pin {
-    var slices: (UnsafeRawBufferPointer, UnsafeRawBufferPointer)
+    var slices: (UnsafeRawBufferPointer, UnsafeRawBufferPointer, UnsafeRawBufferPointer)
     var expected: [UInt8]
-    var isIntact: Bool { Array(slices.0) + Array(slices.1) == expected }
+    var isIntact: Bool { Array(slices.0) + Array(slices.1) + Array(slices.2) == expected }
   }
 
   @Test("Against a model, with pinned slices that must stay intact whatever happens meanwhile", arguments: 0..<50)

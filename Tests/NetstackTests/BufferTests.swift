@@ -88,7 +88,7 @@ struct PacketBufferTests {
     pool.release(packet)
   }
 
-  @Test("An empty fragment is not added, nor a third")
+  @Test("An empty fragment is not added, nor a fourth")
   func fragmentLimit() {
     var pool = BufferPool()
     let memory = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 8)
@@ -96,8 +96,8 @@ struct PacketBufferTests {
     let packet = pool.allocate()!
     packet.addFragment(memory, 0)
     #expect(packet.storage.pointee.fragmentCount == 0)
-    for _ in 0..<3 { packet.addFragment(memory, 8) }
-    #expect(packet.storage.pointee.fragmentCount == 2 && packet.count == 16)
+    for _ in 0..<4 { packet.addFragment(memory, 8) }
+    #expect(packet.storage.pointee.fragmentCount == 3 && packet.count == 24)
     pool.release(packet)
   }
 }

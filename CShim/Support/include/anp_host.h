@@ -176,3 +176,5 @@ int anp_thread_start(void (*body)(void *), void *context, const char *name, size
 static inline int anp_process_id(void) { return (int)anp_host_call(SYS_getpid, 0, 0, 0, 0, 0, 0); }
 /// nanosleep through a raw call.
 void anp_sleep(int64_t nanoseconds);
+/// Lets another thread run that is about to finish something.
+void anp_yield(void);

@@ -5,6 +5,9 @@
 //   │ free │  bytes, in order   │     free      │   capacity: a power of two
 //   └──────┴────────────────────┴───────────────┘
 //
+// Behind the ring's own bytes there may be more that still lie in the memory of the call that sends them (`lend`): what is
+// acknowledged before that call returns is never copied. It ends the loan with `settle`.
+//
 // A frame on its way to the device points straight into the ring. While any does (`pins` > 0) no byte that was dropped from
 // the front is given out for writing again and no memory is freed: both happen at the last `unpin`.
 
@@ -12,8 +15,10 @@ package struct ByteRing: ~Copyable {
   private var base: UnsafeMutableRawPointer?
   private var capacity = 0
   private var start = 0
-  /// Bytes held.
-  package private(set) var count = 0
+  /// Bytes in the ring itself.
+  private var held = 0
+  /// Bytes behind them, in somebody else's memory.
+  private var lent = UnsafeRawBufferPointer(start: nil, count: 0)
   /// Bytes dropped from the front that a frame in flight may still point to.
   private var withheld = 0
   private var pins = 0
@@ -29,20 +34,42 @@ package struct ByteRing: ~Copyable {
   /// Memory held, bytes.
   package var memory: Int { capacity }
   package var isPinned: Bool { pins > 0 }
+  /// All bytes, lent ones included.
+  @inline(__always)
+  package var count: Int { held &+ lent.count }
+  package var isLent: Bool { lent.count > 0 }
+  package var lentCount: Int { lent.count }
 
-  /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many.
+  /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many. Nothing may be lent.
   package mutating func append(_ bytes: UnsafeRawBufferPointer, limit: Int) -> Int {
-    let wanted = min(bytes.count, limit - count)
+    let wanted = min(bytes.count, limit - held)
     guard wanted > 0, let source = bytes.baseAddress else { return 0 }
-    if count + withheld + wanted > capacity { grow(toHold: count + withheld + wanted) }
-    let n = min(wanted, capacity - count - withheld)
+    if held + withheld + wanted > capacity { grow(toHold: held + withheld + wanted) }
+    let n = min(wanted, capacity - held - withheld)
     guard n > 0, let base else { return 0 }
-    let at = (start + count) & (capacity - 1)
+    let at = (start + held) & (capacity - 1)
     let first = min(n, capacity - at)
     (base + at).copyMemory(from: source, byteCount: first)
     if n > first { base.copyMemory(from: source + first, byteCount: n - first) }
-    count += n
+    held += n
     return n
+  }
+
+  /// As `append`, without copying: the bytes must stay where they are, unchanged, until `settle` has returned true.
+  package mutating func lend(_ bytes: UnsafeRawBufferPointer, limit: Int) -> Int {
+    let n = min(bytes.count, limit - held)
+    guard n > 0, lent.count == 0 else { return 0 }
+    lent = UnsafeRawBufferPointer(rebasing: bytes[..<n])
+    return n
+  }
+
+  /// Ends the loan: what is left of it is copied. False while a frame may still point into it; nothing has changed then.
+  package mutating func settle() -> Bool {
+    guard pins == 0 else { return false }
+    let rest = lent
+    lent = UnsafeRawBufferPointer(start: nil, count: 0)
+    _ = append(rest, limit: .max)
+    return true
   }
 
   private mutating func grow(toHold needed: Int) {
@@ -51,9 +78,9 @@ package struct ByteRing: ~Copyable {
     while newCapacity < needed { newCapacity *= 2 }
     let new = UnsafeMutableRawPointer.allocate(byteCount: newCapacity, alignment: 64)
     if let base {
-      let first = min(count, capacity - start)
+      let first = min(held, capacity - start)
       new.copyMemory(from: base + start, byteCount: first)
-      if count > first { (new + first).copyMemory(from: base, byteCount: count - first) }
+      if held > first { (new + first).copyMemory(from: base, byteCount: held - first) }
       if pins > 0 { retired = base } else { base.deallocate() }
     }
     base = new
@@ -63,36 +90,45 @@ package struct ByteRing: ~Copyable {
     withheld = 0
   }
 
-  /// The bytes at `offset ..< offset + length` as one or two runs of memory.
+  /// The bytes at `offset ..< offset + length` as up to three runs of memory, in order.
   @inline(__always)
-  package func slices(at offset: Int, length: Int) -> (UnsafeRawBufferPointer, UnsafeRawBufferPointer) {
-    guard length > 0, let base else {
-      return (UnsafeRawBufferPointer(start: nil, count: 0), UnsafeRawBufferPointer(start: nil, count: 0))
+  package func slices(at offset: Int, length: Int) -> (
+    UnsafeRawBufferPointer, UnsafeRawBufferPointer, UnsafeRawBufferPointer
+  ) {
+    let own = min(length, max(held &- offset, 0))
+    var first = UnsafeRawBufferPointer(start: nil, count: 0)
+    var second = first
+    var third = first
+    if own > 0, let base {
+      let at = (start &+ offset) & (capacity &- 1)
+      let unwrapped = min(own, capacity &- at)
+      first = UnsafeRawBufferPointer(start: base + at, count: unwrapped)
+      second = UnsafeRawBufferPointer(start: base, count: own &- unwrapped)
     }
-    let at = (start &+ offset) & (capacity &- 1)
-    let first = min(length, capacity &- at)
-    return (
-      UnsafeRawBufferPointer(start: base + at, count: first),
-      UnsafeRawBufferPointer(start: base, count: length &- first)
-    )
+    if length > own, let borrowed = lent.baseAddress {
+      third = UnsafeRawBufferPointer(start: borrowed + max(offset &- held, 0), count: length &- own)
+    }
+    return (first, second, third)
   }
 
   /// Drops `n` bytes (at most `count`) from the front.
   package mutating func drop(_ n: Int) {
-    count -= n
+    let own = min(n, held)
+    if n > own { lent = UnsafeRawBufferPointer(rebasing: lent[(n - own)...]) }
+    held -= own
     if pins > 0 {
       // `start` moves; the dropped bytes sit just before it and stay reserved.
-      start = (start + n) & (capacity - 1)
+      start = (start + own) & max(capacity - 1, 0)
       // Also after a growth: frames made since then point into the new memory.
-      withheld += n
+      withheld += own
       return
     }
-    start = count == 0 ? 0 : (start + n) & (capacity - 1)
+    start = held == 0 ? 0 : (start + own) & max(capacity - 1, 0)
   }
 
   /// Frees the memory of an empty, unpinned ring.
   package mutating func releaseMemory() {
-    guard count == 0, pins == 0, let base else { return }
+    guard held == 0, pins == 0, let base else { return }
     base.deallocate()
     self.base = nil
     capacity = 0

@@ -7,7 +7,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, rxCallerPolls, timeSqueeze, timerRuns, rxRingFull
   case txErrors
   // Copies between the program and the stack
-  case copiesIn, copyBytesIn, copiesOut, copyBytesOut
+  case bytesIn, copiesIn, copyBytesIn, copiesOut, copyBytesOut
   // IP
   case ipInReceives, ipInDelivers, ipOutRequests, ipForwDatagrams
   case ipReasmReqds, ipReasmOKs, ipReasmFails, ipReasmTimeout, ipFragOKs, ipFragFails, ipFragCreates, ipOutNoRoutes
@@ -40,6 +40,7 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .timerRuns: "TimerRuns"
     case .rxRingFull: "RxRingFull"
     case .txErrors: "TxErrors"
+    case .bytesIn: "BytesFromUser"
     case .copiesIn: "CopiesFromUser"
     case .copyBytesIn: "CopyBytesFromUser"
     case .copiesOut: "CopiesToUser"

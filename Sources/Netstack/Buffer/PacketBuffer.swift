@@ -1,8 +1,8 @@
-// Owns: the packet buffer, our sk_buff: a linear area in which headers are pushed and pulled, plus up to two fragments
+// Owns: the packet buffer, our sk_buff: a linear area in which headers are pushed and pulled, plus up to three fragments
 // of payload elsewhere, plus what the layers note about the packet on its way. Never allocates: BufferPool does.
 //
 //   head        data                     tail          end
-//    │ headroom  │ headers and payload    │  tailroom   │  + fragments[0] + fragments[1]
+//    │ headroom  │ headers and payload    │  tailroom   │  + fragments[0] … [2]
 //    └───────────┴────────────────────────┴─────────────┘
 //
 //   reserve(n): data and tail move right in an empty buffer     push(n): data moves left, room for a header
@@ -51,7 +51,7 @@ package struct PacketBuffer: Equatable {
     package var end: Int
     package var data: Int
     package var tail: Int
-    package var fragments: InlineArray<2, PacketFragment>
+    package var fragments: InlineArray<3, PacketFragment>
     package var fragmentCount: Int
     /// A large buffer of the pool that belongs to this packet (received super-frames), or nil.
     package var large: UnsafeMutableRawPointer?
@@ -174,7 +174,7 @@ package struct PacketBuffer: Equatable {
   @inline(__always)
   package func addFragment(_ base: UnsafeMutableRawPointer, _ length: Int) {
     let i = storage.pointee.fragmentCount
-    guard i < 2, length > 0 else { return }
+    guard i < 3, length > 0 else { return }
     storage.pointee.fragments[i] = PacketFragment(base: base, length: length)
     storage.pointee.fragmentCount = i &+ 1
   }

@@ -31,6 +31,8 @@ package struct SendFlags: OptionSet, Sendable {
   package init(rawValue: UInt8) { self.rawValue = rawValue }
   /// MSG_MORE: more is coming at once, do not send a partial segment.
   package static var more: SendFlags { SendFlags(rawValue: 1) }
+  /// The bytes stay where they are, unchanged, until `settleLoan` has returned true: what is acknowledged by then is never copied.
+  package static var lend: SendFlags { SendFlags(rawValue: 2) }
 }
 
 /// Socket options whose value is one integer. Units are those of setsockopt; booleans are 0 and 1.

@@ -38,11 +38,20 @@ extension TransmissionControlBlock {
     if bytes.count == 0 { return 0 }
     // Once full, a third must be free before more is taken (sk_stream_write_space): no dribble of small copies.
     if wantsSpace, !isWritable { throw .wouldBlock }
-    let n = sendBuffer.append(bytes, limit: sendLimit)
+    if sendBuffer.isLent {
+      // Another thread's call is not over yet.
+      wantsSpace = true
+      throw .wouldBlock
+    }
+    let n =
+      flags.contains(.lend) ? sendBuffer.lend(bytes, limit: sendLimit) : sendBuffer.append(bytes, limit: sendLimit)
     moreComing = flags.contains(.more)
     if n > 0 {
-      env.pointee.statistics.count(.copiesIn)
-      env.pointee.statistics.count(.copyBytesIn, n)
+      env.pointee.statistics.count(.bytesIn, n)
+      if !flags.contains(.lend) {
+        env.pointee.statistics.count(.copiesIn)
+        env.pointee.statistics.count(.copyBytesIn, n)
+      }
       work.insert(.output)
     }
     if n < bytes.count { wantsSpace = true }

@@ -119,6 +119,7 @@ extension Stack {
     let source = state.pointee.local.address.isUnspecified ? route.source : state.pointee.local.address
     guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
     env.pointee.statistics.count(.copiesIn)
+    env.pointee.statistics.count(.bytesIn, bytes.count)
     env.pointee.statistics.count(.copyBytesIn, bytes.count)
     env.pointee.statistics.count(.udpOutDatagrams)
     UDPHeader(sourcePort: state.pointee.local.port, destinationPort: remote.port, totalLength: total)

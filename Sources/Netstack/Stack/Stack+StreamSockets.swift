@@ -324,6 +324,36 @@ extension Stack {
     return n
   }
 
+  /// Whether `send` with `.lend` is of use: nothing waits in front of the new bytes, and they can leave at once.
+  package func canLend(_ socket: SocketHandle) -> Bool {
+    guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.state == .established, tcb.pointee.error == nil,
+      !tcb.pointee.sendBuffer.isLent,
+      tcb.pointee.dataEnd == tcb.pointee.snd.nxt, tcb.pointee.recovery == .open, !tcb.pointee.options.cork,
+      tcb.pointee.tuple.remote.address.v4 != address
+    else { return false }
+    return neighbors.lookup(tcb.pointee.nextHop) != nil || device.linkType == .ip
+  }
+
+  /// After `send` with `.lend`, until it returns true: copies what has not been acknowledged. The lender's memory is its own again.
+  package mutating func settleLoan(_ socket: SocketHandle) -> Bool {
+    guard let tcb = tcbs.pointer(socket.slot) else { return true }
+    guard tcb.pointee.sendBuffer.isLent || tcb.pointee.sendBuffer.isPinned else { return true }
+    let rest = tcb.pointee.sendBuffer.lentCount
+    guard tcb.pointee.sendBuffer.settle() else { return false }
+    if rest > 0 {
+      environment.pointee.statistics.count(.copiesIn)
+      environment.pointee.statistics.count(.copyBytesIn, rest)
+    }
+    // Whoever came in between is let in.
+    tcb.pointee.spaceFreed(environment)
+    noteChanged(tcb)
+    return true
+  }
+
+  /// Bytes of `send` with `.lend` that are neither acknowledged nor copied.
+  @inline(__always)
+  package func lentBytes(_ socket: SocketHandle) -> Int { tcbs.pointer(socket.slot)?.pointee.sendBuffer.lentCount ?? 0 }
+
   /// Bytes in the send buffer, sent or not.
   @inline(__always)
   package func unacknowledgedBytes(_ socket: SocketHandle) -> Int {

@@ -56,13 +56,15 @@ extension Stack {
       .tcpOutSegs, max(1, (plan.payloadLength + plan.segmentSize - 1) / max(plan.segmentSize, 1)))
     guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .tcp) }
     if plan.payloadLength > 0 {
-      let (first, second) = tcb.pointee.sendBuffer.slices(at: plan.payloadOffset, length: plan.payloadLength)
+      let (first, second, third) = tcb.pointee.sendBuffer.slices(at: plan.payloadOffset, length: plan.payloadLength)
       if plan.payloadLength <= Self.copyThreshold {
         append(first, to: packet)
         append(second, to: packet)
+        append(third, to: packet)
       } else {
         add(first, to: packet)
         add(second, to: packet)
+        add(third, to: packet)
         tcb.pointee.sendBuffer.pin()
         packet.storage.pointee.pinnedBy = tcb.pointee.index + 1
       }
@@ -255,6 +257,13 @@ extension Stack {
       // RFC 1112 §6.4
       let hardware = MACAddress(bits: 0x0100_5e00_0000 | UInt64(nextHop.v4.bits & 0x7f_ffff))
       return transmitFrame(packet, to: hardware, EtherType.ipv4)
+    }
+    // A frame that points into a sender's memory cannot wait for an answer: the sender waits for the frame.
+    if packet.storage.pointee.pinnedBy != 0,
+      tcbs.pointer(at: packet.storage.pointee.pinnedBy - 1).pointee.sendBuffer.isLent,
+      neighbors.lookup(nextHop) == nil
+    {
+      return discard(packet, .neighborQueueFull, .arp)
     }
     let verdict = neighbors.resolve(
       nextHop, packet: packet, now: env.pointee.now, settings: env.pointee.settings)

@@ -46,7 +46,7 @@ def curl_put(t):
     t.succeeded(curl)
     t.same_file(t.path("put/x"), t.fixtures.file(size))
     os.unlink(t.path("put/x"))
-    t.expect(TxBytes=size, TcpActiveOpens=1, CopyBytesFromUser=size)
+    t.expect(TxBytes=size, TcpActiveOpens=1, BytesFromUser=size)
 
 
 @row("curl.put-limited", roles="client", needs=["curl", "nginx"], seconds=60, quick=False)
@@ -153,7 +153,7 @@ def nc_judge(t, nc, peer, outgoing, incoming):
     t.same_file(nc.out_path, incoming)
     t.same_file(peer.out_path, outgoing)
     # Not TxBytes: what nc leaves in the send buffer goes out after its end, when the counters have been printed.
-    t.expect(CopyBytesFromUser=os.path.getsize(outgoing), RxBytes=os.path.getsize(incoming))
+    t.expect(BytesFromUser=os.path.getsize(outgoing), RxBytes=os.path.getsize(incoming))
 
 
 def nc_connect(t, up, down, order):
