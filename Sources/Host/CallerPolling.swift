@@ -109,7 +109,8 @@ extension Shard {
 
   /// Reads and processes what the device has, until nothing is left or what the caller waits for has come. Inside, without the
   /// lock. Does nothing where another thread has the poller. False where the device had nothing.
-  package func pollFromCaller(_ awaited: Awaited?) -> Bool {
+  /// - Parameter most: as many frames as are expected; asking for no more saves the read that finds nothing.
+  package func pollFromCaller(_ awaited: Awaited?, most: Int = Receiver.callerBudget) -> Bool {
     let me = here
     anp_lock(me.pointee.lockWord)
     guard !me.pointee.work.isPolling else {
@@ -122,7 +123,7 @@ extension Shard {
     let alone = me.pointee.work.residence.cameAlone
     anp_unlock(me.pointee.lockWord)
 
-    let outcome = Receiver.poll(me, budget: Receiver.callerBudget, first: alone ? 1 : Receiver.batch, awaited)
+    let outcome = Receiver.poll(me, budget: most, first: alone ? 1 : Receiver.batch, awaited)
 
     anp_lock(me.pointee.lockWord)
     me.pointee.work.isPolling = false

@@ -5,12 +5,12 @@
 import CSupport
 import Netstack
 
-struct Receiver {
+package struct Receiver {
   /// Frames read before the lock is taken to process them, and bytes: so that the program's threads work on what has come
   /// while the next is read.
   static var batch: Int { 16 }
   /// Frames a thread of the program processes before it looks what it came for.
-  static var callerBudget: Int { 64 }
+  package static var callerBudget: Int { 64 }
   private static var batchBytes: Int { 256 << 10 }
 
   /// The receive ring: empty buffers the device may fill. It is refilled after each batch; when the pool has none left, frames
@@ -111,7 +111,7 @@ struct Receiver {
       }
       shard.pointee.work.receiver.refill(from: &shard.pointee.stack)
       left &-= n &+ lost
-      if left <= 0, error == 0 { shard.pointee.stack.count(.timeSqueeze) }
+      if left <= 0, error == 0, budget >= shard.pointee.work.budget { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }
       shard.pointee.unlock()
       if error != 0 { return Outcome(end: error == EAGAIN ? .empty : .failed(error), frames: budget &- left) }

@@ -82,6 +82,9 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
 /// From so many bytes on it pays to send them straight from the program's memory.
 private var lendingBytes: Int { 16384 }
 
+/// What is left of a loan is copied without waiting for more when it is no more than this.
+private var copiedBytes: Int { 4096 }
+
 /// Sends the piece at `sent` from where it lies, for as long as acknowledgments come in at once, and copies only what is not yet
 /// acknowledged then. The thread stays inside all the while, so no handler can jump out of the loan. Returns how many bytes the
 /// stack has taken, 0 where this is not the moment.
@@ -108,9 +111,10 @@ private func sendLent(_ description: DescriptionPointer, _ buffers: Buffers, _ f
   if taken == 0 { return 0 }
   var hasNews = true
   while true {
-    hasNews = hasNews && Resident.pollOnce()
+    // An acknowledgment for each super-segment is what a peer on this machine sends at once.
+    hasNews = hasNews && Resident.pollOnce(most: max(1, taken >> 16))
     shard.pointee.lock()
-    let isDone = !hasNews || shard.pointee.stack.lentBytes(handle) == 0
+    let isDone = !hasNews || shard.pointee.stack.lentBytes(handle) <= copiedBytes
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)
     shard.pointee.unlock()
     if isSettled { return taken }

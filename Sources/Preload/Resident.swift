@@ -101,9 +101,9 @@ enum Resident {
 
   /// Looks at the device once, for a call that does not wait. True where something has come in.
   @inline(__always)
-  static func pollOnce() -> Bool {
+  static func pollOnce(most: Int = Receiver.callerBudget) -> Bool {
     guard let shard = HostRuntime.shard, shard.pointee.callersMayPoll else { return false }
-    return shard.pointee.pollFromCaller(nil)
+    return shard.pointee.pollFromCaller(nil, most: most)
   }
 
   /// After a change of `word`: wakes the futex sleepers on it, up to `count`, and the resident if it waits for it.
