@@ -19,6 +19,13 @@
 // A resident holds no lock, no duty and nothing on its stack while it sleeps, so it may vanish at any time. It leaves at once
 // when other threads sleep and so could not be served by it; anp-rx then takes over (Preload's Resident decides that).
 //
+// Before it sleeps a resident may look at the device for a moment (spinning): a wake-up on another core costs tens of
+// microseconds, often more than the wait would have been. It spins only for what waits have lately been like, up to
+// ANP_BUSY_POLL, only for small frames (a bulk transfer gains nothing), never on a machine with a single core. When it was in
+// vain it leaves off for some waits, each time for twice as many: whoever has the other end may need this very core. When the
+// scheduler took the core away meanwhile, somebody else has use for it. RxSpins and RxSpinMicros in the statistics say what
+// spinning cost.
+//
 // The duty to poll (isPolling) is taken for each turn as anp-rx takes it. Whoever finds it taken does nothing.
 
 import CSupport
@@ -53,6 +60,13 @@ struct Residence {
   var cameAlone = false
   /// Frames were waiting already: try to read before sleeping.
   var wereWaiting = false
+  /// The last frames were super-frames.
+  var isBulk = false
+  /// What waits last, nanoseconds: a moving average.
+  var usualWait: Int64 = 1_000_000
+  /// So many waits go by without spinning; so many more after the next spin in vain.
+  var spinPause = 0
+  var nextSpinPause = 8
 }
 
 extension Shard {
@@ -104,13 +118,11 @@ extension Shard {
     anp_unlock(me.pointee.lockWord)
   }
 
-  /// Whether the last turn found more than one frame waiting: then it pays to read before sleeping.
-  package var framesWereWaiting: Bool { work.residence.wereWaiting }
-
   /// Reads and processes what the device has, until nothing is left or what the caller waits for has come. Inside, without the
   /// lock. Does nothing where another thread has the poller. False where the device had nothing.
   /// - Parameter most: as many frames as are expected; asking for no more saves the read that finds nothing.
-  package func pollFromCaller(_ awaited: Awaited?, most: Int = Receiver.callerBudget) -> Bool {
+  package func pollFromCaller(_ awaited: Awaited?, most: Int = Receiver.callerBudget, untilEmpty: Bool = false) -> Bool
+  {
     let me = here
     anp_lock(me.pointee.lockWord)
     guard !me.pointee.work.isPolling else {
@@ -123,12 +135,14 @@ extension Shard {
     let alone = me.pointee.work.residence.cameAlone
     anp_unlock(me.pointee.lockWord)
 
-    let outcome = Receiver.poll(me, budget: most, first: alone ? 1 : Receiver.batch, awaited)
+    let outcome = Receiver.poll(
+      me, budget: most, first: alone && !untilEmpty ? 1 : Receiver.batch, untilEmpty ? nil : awaited, skipIdle: true)
 
     anp_lock(me.pointee.lockWord)
     me.pointee.work.isPolling = false
-    me.pointee.work.residence.cameAlone = outcome.frames == 1
+    me.pointee.work.residence.cameAlone = outcome.frames == 1 && !outcome.isBulk
     me.pointee.work.residence.wereWaiting = outcome.frames > 1
+    if outcome.frames > 0 { me.pointee.work.residence.isBulk = outcome.isBulk }
     if case .failed = outcome.end {
       // anp-rx knows what to do about it.
       me.pointee.work.residence.isWanted = true
@@ -136,6 +150,57 @@ extension Shard {
     }
     anp_unlock(me.pointee.lockWord)
     return outcome.frames > 0
+  }
+}
+
+// MARK: Spinning
+
+extension Shard {
+  /// How long the resident may look at the device before it sleeps, nanoseconds; 0: not at all, -1: just once.
+  package func spinLimit() -> Int64 {
+    let residence = work.residence
+    if residence.wereWaiting || residence.usualWait < Self.hardlyAWait { return max(-1, spinTime(residence) - 1) }
+    return spinTime(residence)
+  }
+
+  private static var hardlyAWait: Int64 { 20_000 }
+
+  private func spinTime(_ residence: Residence) -> Int64 {
+    guard let most = work.busyPoll, most > 0, work.hasSeveralCores else { return 0 }
+    if residence.spinPause > 0 {
+      let me = here
+      me.pointee.work.residence.spinPause -= 1
+      return 0
+    }
+    let limit = Int64(most) * 1000
+    guard !residence.isBulk, residence.usualWait < limit else { return 0 }
+    return min(limit, 2 * residence.usualWait + 5000)
+  }
+
+  /// What came of it, for the next time. Only the resident calls this.
+  package func noteSpin(_ nanoseconds: Int64, _ end: SpinEnd) {
+    let me = here
+    anp_lock(me.pointee.lockWord)
+    me.pointee.stack.count(Counter.rxSpins)
+    me.pointee.stack.count(Counter.rxSpinMicros, Int(nanoseconds / 1000))
+    switch end {
+    case .found:
+      me.pointee.work.residence.nextSpinPause = 8
+    case .inVain:
+      me.pointee.work.residence.spinPause = me.pointee.work.residence.nextSpinPause
+      me.pointee.work.residence.nextSpinPause = min(2 * me.pointee.work.residence.nextSpinPause, 4096)
+    case .preempted: me.pointee.work.residence.spinPause = 1000
+    }
+    anp_unlock(me.pointee.lockWord)
+  }
+
+  package enum SpinEnd { case found, inVain, preempted }
+
+  /// A wait has ended with what it waited for.
+  package func noteWait(_ nanoseconds: Int64) {
+    let sample = min(nanoseconds, 1_000_000)
+    let me = here
+    me.pointee.work.residence.usualWait += (sample - me.pointee.work.residence.usualWait) / 8
   }
 }
 

@@ -53,7 +53,7 @@ package struct HostConfiguration {
   }
 
   package static var maximumLinks: Int { 8 }
-  package static var defaultBusyPoll: Int { 0 }
+  package static var defaultBusyPoll: Int { 50 }
   private var links: InlineArray<8, LinkConfiguration>
   package private(set) var linkCount = 0
   /// ANP_GATEWAY; nil takes the host's own address on the device.

@@ -63,13 +63,17 @@ package struct Receiver {
   struct Outcome {
     var end: End
     var frames: Int
+    /// The last frame was a super-frame.
+    var isBulk = false
   }
 
   /// Reads and processes up to `budget` frames, `first` of them before the first look at `awaited`.
   static func poll(
-    _ shard: UnsafeMutablePointer<Shard>, budget: Int, first firstBatch: Int = batch, _ awaited: Awaited? = nil
+    _ shard: UnsafeMutablePointer<Shard>, budget: Int, first firstBatch: Int = batch, _ awaited: Awaited? = nil,
+    skipIdle: Bool = false
   ) -> Outcome {
     var left = budget
+    var isBulk = false
     var first = true
     while left > 0 {
       let me = shard.pointee.work.receiver
@@ -86,6 +90,10 @@ package struct Receiver {
       } else {
         lost = me.discard(device, wanted, &error)
       }
+      if skipIdle, n == 0, lost == 0, error == EAGAIN {
+        return Outcome(end: .empty, frames: budget &- left, isBulk: isBulk)
+      }
+      if n > 0 { isBulk = me.results[n &- 1].header.segmentation_type != 0 }
       for i in 0..<n { me.fill(i) }
       if shard.pointee.work.capture.isOn {
         for i in 0..<n { shard.pointee.work.capture.record(me.packet(i), .inbound) }
@@ -114,10 +122,12 @@ package struct Receiver {
       if left <= 0, error == 0, budget >= shard.pointee.work.budget { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }
       shard.pointee.unlock()
-      if error != 0 { return Outcome(end: error == EAGAIN ? .empty : .failed(error), frames: budget &- left) }
+      if error != 0 {
+        return Outcome(end: error == EAGAIN ? .empty : .failed(error), frames: budget &- left, isBulk: isBulk)
+      }
       if let awaited, awaited.hasChanged { break }
     }
-    return Outcome(end: .squeezed, frames: budget &- left)
+    return Outcome(end: .squeezed, frames: budget &- left, isBulk: isBulk)
   }
 
   /// The i-th buffer of the batch just read.

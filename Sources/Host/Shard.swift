@@ -255,6 +255,7 @@ struct ShardWork {
   let budget: Int
   /// ANP_BUSY_POLL
   let busyPoll: Int?
+  let hasSeveralCores = anp_has_several_cores() != 0
   /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
   var reportedDeviceError: Int32 = 0
 

@@ -205,6 +205,7 @@ private func wait(
   let deadline = timeout == 0 ? Deadline(nanoseconds: 0) : Deadline.after(timeout)
   var isRefused = false
   var hasLooked = false
+  var hasResided = false
   while true {
     if timeout != 0 { anp_wait_prepare() }
     if preload.pointee.watchedSets > 0, set.pointee.kernelInterests.load(ordering: .relaxed) > 0 {
@@ -238,6 +239,12 @@ private func wait(
         }
         // The kernel's descriptors must not starve; a watched set's trigger must be taken.
         guard set.pointee.kernelInterests.load(ordering: .relaxed) > 0 || set.pointee.isWatched else { return found }
+        if hasResided, !set.pointee.isWatched, set.pointee.kernelSkips < 8 {
+          // The wait that has just ended looked at the kernel's set, or will before long.
+          set.pointee.kernelSkips += 1
+          return found
+        }
+        set.pointee.kernelSkips = 0
         return found + max(0, kernelNow(set, epfd, events + found, maximum - found))
       }
     } else if timeout != 0 {
@@ -259,6 +266,7 @@ private func wait(
     let result = sleep(set, epfd, sleeper, expected, events, maximum, deadline, mask)
     switch result {
     case Outcome.refused: isRefused = true
+    case Outcome.again where sleeper == .resident: hasResided = true
     case Outcome.again: continue
     case Outcome.timedOut: return 0
     case referenceLost: return referenceLost
@@ -369,7 +377,8 @@ private func waitAsResident(
   entries[0] = pollfd(fd: epfd, events: Int16(PollEvent.readable), revents: 0)
   return withUnsafeMutableBytes(of: &entries) { raw in
     Resident.wait(
-      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), count, deadline, mask, 0)
+      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), count, deadline, mask, 0,
+      untilEmpty: true)
   }
 }
 

@@ -61,6 +61,8 @@ struct EpollSet: ~Copyable, Pooled {
   var wakeOwed = false
   /// The last harvest was full of stack sockets: the kernel's are first in turn.
   var kernelFirst = false
+  /// Harvests in a row that left the kernel's set out.
+  var kernelSkips = 0
   var all: InterestPointer?
   var firstReady: InterestPointer?
   var lastReady: InterestPointer?
@@ -84,6 +86,7 @@ struct EpollSet: ~Copyable, Pooled {
     isWatched = false
     wakeOwed = false
     kernelFirst = false
+    kernelSkips = 0
     all = nil
     firstReady = nil
     lastReady = nil

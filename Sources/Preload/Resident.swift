@@ -67,12 +67,17 @@ enum Resident {
   /// Waits until the word changes (-EAGAIN), one of the first `count` entries has an event (how many), a handler has run
   /// (-EINTR, or -EAGAIN where the call is to be restarted) or the time is up (0). Between `begin` and `end`, inside; `entries`
   /// has room for two more.
+  /// - Parameter untilEmpty: take in all the device has, not only what makes the wait end: the caller serves many sockets.
   static func wait(
     _ thread: ThreadPointer, _ awaited: Awaited, _ entries: UnsafeMutablePointer<pollfd>, _ count: Int,
-    _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?, _ flags: UInt32
+    _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?, _ flags: UInt32, untilEmpty: Bool = false
   ) -> Int {
     let shard = HostRuntime.shard.unsafelyUnwrapped
-    if shard.pointee.framesWereWaiting { _ = shard.pointee.pollFromCaller(awaited) }
+    let begin = anp_monotonic_nanoseconds()
+    let limit = shard.pointee.spinLimit()
+    if limit != 0 {
+      if spin(shard, awaited, begin, limit, untilEmpty) { return -Errno.again }
+    }
     let readable = Int16(PollEvent.readable)
     let wake = entries + count
     let device = entries + (count + 1)
@@ -85,19 +90,51 @@ enum Resident {
       anp_enter()
       // At the end of the time, too: what has arrived by then counts.
       if ready == 0 || device.pointee.revents & readable != 0 {
-        _ = shard.pointee.pollFromCaller(awaited)
+        _ = shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty)
       } else if ready > 0, device.pointee.revents != 0 {
         shard.pointee.noteDeviceLost()
         return -Errno.again
       }
       if ready > 0, wake.pointee.revents != 0 { anp_eventfd_drain(anp_internal_number(thread.pointee.eventDescriptor)) }
-      if awaited.hasChanged { return -Errno.again }
+      if awaited.hasChanged {
+        shard.pointee.noteWait(anp_monotonic_nanoseconds() - begin)
+        return -Errno.again
+      }
       if ready <= 0 { return ready }
       var found = 0
       for i in 0..<count where entries[i].revents != 0 { found += 1 }
       if found > 0 { return found }
     }
   }
+
+  /// Looks at the device until what is awaited has come (true) or it is time to sleep. Signals wait for the end of it.
+  private static func spin(
+    _ shard: UnsafeMutablePointer<Shard>, _ awaited: Awaited, _ begin: Int64, _ limit: Int64, _ untilEmpty: Bool
+  ) -> Bool {
+    var last = begin
+    while true {
+      _ = shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty)
+      let now = anp_monotonic_nanoseconds()
+      if awaited.hasChanged {
+        if limit > 0 { shard.pointee.noteSpin(now - begin, .found) }
+        shard.pointee.noteWait(now - begin)
+        return true
+      }
+      if limit < 0 { return false }
+      if now - last > preemptedAfter {
+        shard.pointee.noteSpin(last - begin, .preempted)
+        return false
+      }
+      if now - begin >= limit {
+        shard.pointee.noteSpin(now - begin, .inVain)
+        return false
+      }
+      last = now
+    }
+  }
+
+  /// A look takes far less than this: the core was taken away meanwhile.
+  private static var preemptedAfter: Int64 { 40_000 }
 
   /// Looks at the device once, for a call that does not wait. True where something has come in.
   @inline(__always)

@@ -176,5 +176,7 @@ int anp_thread_start(void (*body)(void *), void *context, const char *name, size
 static inline int anp_process_id(void) { return (int)anp_host_call(SYS_getpid, 0, 0, 0, 0, 0, 0); }
 /// nanosleep through a raw call.
 void anp_sleep(int64_t nanoseconds);
+/// Whether the machine has more than one core; this process may be kept to one of them all the same.
+int anp_has_several_cores(void);
 /// Lets another thread run that is about to finish something.
 void anp_yield(void);

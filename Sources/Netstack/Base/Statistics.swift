@@ -4,7 +4,8 @@
 /// A counter. To add one: a case here, its name in `name`.
 package enum Counter: Int, CaseIterable, Sendable {
   // Device and softirq
-  case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, rxCallerPolls, timeSqueeze, timerRuns, rxRingFull
+  case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, rxCallerPolls, rxSpins, rxSpinMicros, timeSqueeze,
+    timerRuns, rxRingFull
   case txErrors
   // Copies between the program and the stack
   case bytesIn, copiesIn, copyBytesIn, copiesOut, copyBytesOut
@@ -36,6 +37,8 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .rxInterrupts: "RxInterrupts"
     case .rxPolls: "RxPolls"
     case .rxCallerPolls: "RxCallerPolls"
+    case .rxSpins: "RxSpins"
+    case .rxSpinMicros: "RxSpinMicros"
     case .timeSqueeze: "TimeSqueeze"
     case .timerRuns: "TimerRuns"
     case .rxRingFull: "RxRingFull"
