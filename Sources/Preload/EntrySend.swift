@@ -244,7 +244,7 @@ public func entrySendfile(
       var vector = iovec(iov_base: stretch, iov_len: numericCast(length))
       var error = 0
       guard let buffers = Buffers(&vector, count: 1, error: &error) else { return error }
-      result = sendStream(description, buffers, 0)
+      result = sendStream(description, buffers, sent + length < count ? MessageFlag.more : 0)
       if result < 0 { break }
       sent += result
       position += Int64(result)

@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -174,6 +175,10 @@ def size(count):
 
 
 def main():
+    # A shell starts what runs in the background with these ignored, and so would be every program here that is to end by them.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     options = arguments()
     import rows  # noqa: F401  (fills ROWS)
 

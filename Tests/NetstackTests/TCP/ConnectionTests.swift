@@ -70,6 +70,26 @@ struct OpeningTests {
     #expect(c.stack.readiness(socket).contains([.hangUp, .readable, .writable]))
   }
 
+  @Test("RFC 9293 §3.5.1 figure 9: a peer with an old connection of this name is reset, and the SYN repeated at once")
+  func oldConnection() throws {
+    let c = Conversation()
+    let socket = try c.open()
+    #expect(throws: SocketError.inProgress) { try c.stack.connect(socket, to: c.peer, now: c.now) }
+    _ = c.sent()
+    // In TIME-WAIT or half open it answers the SYN with what it last knew.
+    c.inject(.ack, seq: 77, ack: 5000)
+    #expect(c.sent().map(\.description) == ["R 5000:5000(0)"])
+    c.pass(.milliseconds(3))
+    #expect(c.sent().map(\.description) == ["S 0:0(0)"])
+    // Once: a peer that goes on like this is left to the ordinary time-outs.
+    c.inject(.ack, seq: 77, ack: 5000)
+    _ = c.sent()
+    c.pass(.milliseconds(500))
+    #expect(c.sent().isEmpty)
+    c.inject([.syn, .ack], seq: 0, ack: 1)
+    #expect(c.state(socket) == .established)
+  }
+
   @Test("RFC 9293 §3.10.7.1: a segment to nobody draws a RST that the sender accepts")
   func closedPort() throws {
     let c = Conversation(localPort: 81)

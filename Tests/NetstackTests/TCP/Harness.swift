@@ -192,6 +192,15 @@ final class Conversation {
     try bytes.withUnsafeBytes { raw throws(SocketError) in try stack.send(socket, raw, flags: flags, now: now) }
   }
 
+  func lend(_ socket: SocketHandle, _ memory: UnsafeMutableRawBufferPointer) throws -> Int {
+    try stack.send(socket, UnsafeRawBufferPointer(memory), flags: .lend, now: now)
+  }
+
+  func canLend(_ socket: SocketHandle) -> Bool { stack.canLend(socket) }
+  func settleLoan(_ socket: SocketHandle) -> Bool { stack.settleLoan(socket) }
+  func lentBytes(_ socket: SocketHandle) -> Int { stack.lentBytes(socket) }
+  func unacknowledgedBytes(_ socket: SocketHandle) -> Int { stack.unacknowledgedBytes(socket) }
+
   func receive(_ socket: SocketHandle, _ count: Int = 65536, _ flags: ReceiveFlags = []) throws -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     let n = try bytes.withUnsafeMutableBytes { raw throws(SocketError) in

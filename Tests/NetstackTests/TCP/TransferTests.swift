@@ -135,6 +135,53 @@ struct DataTests {
 @Suite("TCP send buffer")
 struct SendBufferTests {
   @Test(
+    "What is lent leaves from the lender's memory, also when it is sent again, and is copied only as far as it must be")
+  func lending() throws {
+    let c = Conversation()
+    let socket = try c.connected(window: 65535)
+    #expect(try c.send(socket, pattern(1000)) == 1000)
+    _ = c.sent()
+    c.inject(.ack, seq: 1, ack: 1001)
+    let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 8000, alignment: 1)
+    defer { memory.deallocate() }
+    memory.copyBytes(from: pattern(8000))
+    #expect(c.canLend(socket))
+    #expect(try c.lend(socket, memory) == 8000)
+    #expect(!c.canLend(socket), "one loan at a time")
+    #expect(throws: SocketError.wouldBlock) { try c.send(socket, [1]) }
+    var frames: [PacketBuffer] = []
+    while let packet = c.stack.nextTransmit() { frames.append(packet) }
+    #expect(
+      frames.allSatisfy { frame in
+        frame.storage.pointee.fragmentCount == 1
+          && memory.baseAddress! <= frame.storage.pointee.fragments[0].base!
+          && frame.storage.pointee.fragments[0].base! < memory.baseAddress! + memory.count
+      }, "nothing is copied")
+    #expect(!c.settleLoan(socket), "the device still reads")
+    for frame in frames { c.stack.transmitted(frame) }
+    c.inject(.ack, seq: 1, ack: 1001 + 4380)
+    #expect(c.lentBytes(socket) == 8000 - 4380)
+    // Lost: again from the lender's memory.
+    c.pass(.seconds(2))
+    let again = c.sent().first { $0.sequence == 1001 + 4380 }
+    #expect(again?.payload == Array(pattern(8000)[4380..<(4380 + 1460)]))
+    #expect(c.settleLoan(socket))
+    for i in memory.indices { memory[i] = 0 }
+    #expect(c.lentBytes(socket) == 0 && c.unacknowledgedBytes(socket) == 8000 - 4380)
+    // And once more, from the copy; behind it the next bytes.
+    #expect(try c.send(socket, [7, 7, 7]) == 3)
+    c.inject(.ack, seq: 1, ack: 1001 + 4380 + 1460)
+    let rest = c.sent().first { $0.sequence == 1001 + 4380 + 1460 }?.payload ?? []
+    let isFromTheCopy = !rest.isEmpty && pattern(8000)[(4380 + 1460)...].starts(with: rest)
+    #expect(isFromTheCopy)
+    c.inject(.ack, seq: 1, ack: 9001)
+    #expect(c.sent().map(\.description) == ["P. 9001:9004(3) ack 1"])
+    c.inject(.ack, seq: 1, ack: 9004)
+    #expect(c.unacknowledgedBytes(socket) == 0)
+    #expect(c.settleLoan(socket), "no loan is settled already")
+  }
+
+  @Test(
     "A writer that met a full buffer hears of room also when the device lets go of it after the last acknowledgment")
   func roomAfterLastPin() throws {
     let c = Conversation()
