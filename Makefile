@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers bench simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -48,6 +48,11 @@ test-all: all
 test-sanitizers: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh sanitizers
+
+## bench: programs under the library against the same on the kernel's TCP over veth (some six minutes)
+bench: all
+	@scripts/install-deps.sh test
+	@scripts/bench.sh
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:
