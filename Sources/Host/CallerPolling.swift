@@ -153,11 +153,34 @@ extension Shard {
   }
 }
 
+extension Shard {
+  /// Where another thread has the poller: waits for the end of its turn, which is a matter of microseconds, or of that thread
+  /// being let on a core. True where there was something to wait for.
+  package func awaitPoller() -> Bool {
+    let me = here
+    for turn in 0..<100 {
+      anp_lock(me.pointee.lockWord)
+      let isBusy = me.pointee.work.isPolling
+      anp_unlock(me.pointee.lockWord)
+      if !isBusy { return turn > 0 }
+      anp_yield()
+    }
+    return true
+  }
+}
+
 // MARK: Spinning
 
 extension Shard {
+  /// ANP_COALESCE: after the device's interrupt, before the poll.
+  @inline(__always)
+  package func coalesce() {
+    if work.coalesce > 0 { anp_sleep(work.coalesce) }
+  }
+
   /// How long the resident may look at the device before it sleeps, nanoseconds; 0: not at all, -1: just once.
   package func spinLimit() -> Int64 {
+    if work.coalesce > 0 { return 0 }
     let residence = work.residence
     if residence.wereWaiting || residence.usualWait < Self.hardlyAWait { return max(-1, spinTime(residence) - 1) }
     return spinTime(residence)

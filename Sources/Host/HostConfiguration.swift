@@ -31,6 +31,21 @@ package struct NetworkList {
   }
 }
 
+/// What the device does for the stack, as in ethtool -K (ANP_OFFLOAD).
+package struct Offloads: OptionSet, Sendable {
+  package let rawValue: UInt8
+  package init(rawValue: UInt8) { self.rawValue = rawValue }
+  /// tso: cuts super-segments into packets.
+  package static var segmentation: Offloads { Offloads(rawValue: 1) }
+  /// gro: hands over what a peer on this machine sent in one piece, uncut.
+  package static var merging: Offloads { Offloads(rawValue: 2) }
+  /// tx-csum: computes the checksums of what is sent.
+  package static var transmitChecksum: Offloads { Offloads(rawValue: 4) }
+  /// rx-csum: vouches for the checksums of what comes in.
+  package static var receiveChecksum: Offloads { Offloads(rawValue: 8) }
+  package static var all: Offloads { Offloads(rawValue: 15) }
+}
+
 /// A variable with a value that cannot be used.
 package struct ConfigurationError: Error, @unchecked Sendable {
   package var variable: StaticString
@@ -70,6 +85,10 @@ package struct HostConfiguration {
   package private(set) var statistics = Output.none
   /// ANP_RING=rx:N: how many frames may wait between the device and the stack, at most.
   package private(set) var receiveRing = 64
+  /// ANP_OFFLOAD
+  package private(set) var offloads = Offloads.all
+  /// ANP_COALESCE=rx-usecs:N: microseconds from the device's interrupt to the poll, so that more frames come in at once.
+  package private(set) var coalesce = 0
   /// ANP_BUDGET: frames per poll (Linux: net.core.dev_weight).
   package private(set) var budget = 64
   /// ANP_BUSY_POLL: microseconds that a waiting thread looks at the device before it sleeps; nil leaves the device to anp-rx.
@@ -140,6 +159,8 @@ package struct HostConfiguration {
       mtu = try parseNumber("ANP_MTU", value, 68...65521, "a number of bytes from 68 to 65521")
     }
     if let value = lookup("ANP_RING") { receiveRing = try parseRing(value) }
+    if let value = lookup("ANP_OFFLOAD") { offloads = try parseOffloads(value) }
+    if let value = lookup("ANP_COALESCE") { coalesce = try parseCoalesce(value) }
     if let value = lookup("ANP_BUDGET") {
       budget = try parseNumber("ANP_BUDGET", value, 1...4096, "a number of frames from 1 to 4096")
     }
@@ -241,6 +262,55 @@ package struct HostConfiguration {
         variable: "ANP_RING", value: value, expected: "rx:N with 1 to 4096 frames, such as rx:256")
     }
     return frames
+  }
+
+  private func parseCoalesce(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
+    var cursor = TextCursor(cString: value)
+    guard cursor.take(word: "rx-usecs"), cursor.take(UInt8(ascii: ":")), let time = cursor.decimal(most: 100_000),
+      cursor.atEnd
+    else {
+      throw ConfigurationError(
+        variable: "ANP_COALESCE", value: value,
+        expected: "rx-usecs:N with up to 100000 microseconds, such as rx-usecs:50")
+    }
+    return time
+  }
+
+  /// "-tso", "-all,+gro": from all on, each word takes something away or gives it back.
+  private func parseOffloads(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Offloads {
+    var cursor = TextCursor(cString: value)
+    var result = Offloads.all
+    guard !cursor.atEnd else { return result }
+    repeat {
+      let isOff = cursor.take(UInt8(ascii: "-"))
+      if !isOff { _ = cursor.take(UInt8(ascii: "+")) }
+      let named: Offloads
+      if cursor.take(word: "tso") {
+        named = .segmentation
+      } else if cursor.take(word: "gro") {
+        named = .merging
+      } else if cursor.take(word: "tx-csum") {
+        named = .transmitChecksum
+      } else if cursor.take(word: "rx-csum") {
+        named = .receiveChecksum
+      } else if cursor.take(word: "csum") {
+        named = [.transmitChecksum, .receiveChecksum]
+      } else if cursor.take(word: "all") {
+        named = .all
+      } else {
+        throw Self.badOffload(value)
+      }
+      if isOff { result.subtract(named) } else { result.formUnion(named) }
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else { throw Self.badOffload(value) }
+    return result
+  }
+
+  private static func badOffload(_ value: UnsafePointer<CChar>) -> ConfigurationError {
+    ConfigurationError(
+      variable: "ANP_OFFLOAD", value: value,
+      expected:
+        "tso, gro, tx-csum, rx-csum, csum, all, each with - or + in front, separated by commas, such as -tso,-gro")
   }
 
   private func parseNumber(

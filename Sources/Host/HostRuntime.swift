@@ -81,7 +81,9 @@ package enum HostRuntime {
       for i in 0..<configuration.pointee.linkCount {
         let link = configuration.pointee.link(i)
         do {
-          return run(try TAPDevice.attach(link.device, wantedMTU: configuration.pointee.mtu), link, configuration)
+          let device = try TAPDevice.attach(
+            link.device, wantedMTU: configuration.pointee.mtu, offloads: configuration.pointee.offloads)
+          return run(device, link, configuration)
         } catch {
           if onlyBusy {
             failure = error
@@ -146,7 +148,7 @@ package enum HostRuntime {
       ShardParts(
         stack: stack, device: device, deviceName: link.device, timer: timer,
         ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
-        busyPoll: configuration.pointee.busyPoll,
+        busyPoll: configuration.pointee.busyPoll, coalesce: configuration.pointee.coalesce,
         log: Log(descriptor: log, started: now),
         capture: Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType),
         statisticsOutput: statistics, queueDropsAtStart: drops, started: now))

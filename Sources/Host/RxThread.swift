@@ -37,6 +37,7 @@ enum RxThread {
   }
 
   private static func interrupt(_ shard: UnsafeMutablePointer<Shard>, _ watch: inout Watch) {
+    if shard.pointee.work.coalesce > 0 { anp_sleep(shard.pointee.work.coalesce) }
     guard shard.pointee.beginPolling() else { return watch.suspend() }
     while true {
       switch Receiver.poll(shard, budget: shard.pointee.work.budget).end {

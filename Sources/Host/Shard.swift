@@ -255,6 +255,8 @@ struct ShardWork {
   let budget: Int
   /// ANP_BUSY_POLL
   let busyPoll: Int?
+  /// ANP_COALESCE, nanoseconds
+  let coalesce: Int64
   let hasSeveralCores = anp_has_several_cores() != 0
   /// The device is gone or refuses service: what was said about it already (errno's value), 0 = nothing.
   var reportedDeviceError: Int32 = 0
@@ -269,6 +271,7 @@ struct ShardWork {
     receiver = Receiver(ringSize: parts.ringSize)
     budget = parts.budget
     busyPoll = parts.busyPoll
+    coalesce = Int64(parts.coalesce) * 1000
     log = parts.log
     capture = parts.capture
     statisticsOutput = parts.statisticsOutput
@@ -285,6 +288,7 @@ struct ShardParts {
   var ringSize: Int
   var budget: Int
   var busyPoll: Int?
+  var coalesce: Int
   var log: Log
   var capture: Capture
   var statisticsOutput: Int32

@@ -39,7 +39,9 @@ package struct TAPDevice {
   package let hostAddress: IPv4Address?
 
   /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
-  package static func attach(_ name: UnsafePointer<CChar>, wantedMTU: Int?) throws(DeviceError) -> TAPDevice {
+  package static func attach(
+    _ name: UnsafePointer<CChar>, wantedMTU: Int?, offloads: Offloads = .all
+  ) throws(DeviceError) -> TAPDevice {
     let asking = anp_interface_socket()
     guard asking >= 0 else { throw DeviceError(step: .find, code: -asking) }
     defer { anp_close(asking) }
@@ -51,7 +53,7 @@ package struct TAPDevice {
     let descriptor = anp_tap_open()
     guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
     do {
-      return try configure(descriptor, asking, name, wantedMTU)
+      return try configure(descriptor, asking, name, wantedMTU, offloads)
     } catch {
       anp_close(descriptor)
       throw error
@@ -59,7 +61,7 @@ package struct TAPDevice {
   }
 
   private static func configure(
-    _ descriptor: Int32, _ asking: Int32, _ name: UnsafePointer<CChar>, _ wantedMTU: Int?
+    _ descriptor: Int32, _ asking: Int32, _ name: UnsafePointer<CChar>, _ wantedMTU: Int?, _ offloads: Offloads
   ) throws(DeviceError) -> TAPDevice {
     try attachQueue(descriptor, name)
 
@@ -74,7 +76,7 @@ package struct TAPDevice {
     if hasHeader {
       let result = anp_tap_set_header_size(descriptor, Int32(ANP_VNET_HEADER_SIZE))
       guard result == 0 else { throw DeviceError(step: .headerSize, code: -result) }
-      negotiateOffloads(descriptor, &capabilities)
+      negotiateOffloads(descriptor, offloads, &capabilities)
     }
 
     // Carrier comes up asynchronously after the attach; this makes the kernel catch up now. Without it the first reply was
@@ -111,21 +113,29 @@ package struct TAPDevice {
   }
 
   /// Asks for what the stack can take in: unfinished checksums and TCP super-frames. UDP super-frames (USO) are left out,
-  /// the stack would have to cut them apart again.
-  private static func negotiateOffloads(_ descriptor: Int32, _ capabilities: inout DeviceCapabilities) {
+  /// the stack would have to cut them apart again. What a TAP takes in from us does not depend on it, but a kernel that has one
+  /// has the other.
+  private static func negotiateOffloads(
+    _ descriptor: Int32, _ offloads: Offloads, _ capabilities: inout DeviceCapabilities
+  ) {
     let checksum = ANP_OFFLOAD_CHECKSUM
     let four = checksum | ANP_OFFLOAD_TSO4
     let six = four | ANP_OFFLOAD_TSO6
     let all = six | ANP_OFFLOAD_ECN
-    let wishes: InlineArray<4, Int> = [all, six, four, checksum]
+    let steps: InlineArray<4, Int> = [all, six, four, checksum]
     var got = 0
-    for i in wishes.indices where got == 0 {
-      if anp_tap_set_offloads(descriptor, UInt32(wishes[i])) == 0 { got = wishes[i] }
+    for i in steps.indices where got == 0 {
+      if anp_tap_set_offloads(descriptor, UInt32(steps[i])) == 0 { got = steps[i] }
     }
-    if got == 0 { _ = anp_tap_set_offloads(descriptor, 0) }
-    capabilities.checksumOffload = got & checksum != 0
-    capabilities.tcpSegmentation4 = got & ANP_OFFLOAD_TSO4 != 0
-    capabilities.tcpSegmentation6 = got & ANP_OFFLOAD_TSO6 != 0
+    capabilities.checksumOffload = got & checksum != 0 && offloads.contains(.transmitChecksum)
+    // A super-segment's checksums are the cutter's business: without the one there is not the other, as in Linux.
+    let segments = capabilities.checksumOffload && offloads.contains(.segmentation)
+    capabilities.tcpSegmentation4 = segments && got & ANP_OFFLOAD_TSO4 != 0
+    capabilities.tcpSegmentation6 = segments && got & ANP_OFFLOAD_TSO6 != 0
+    var wanted = got
+    if !offloads.contains(.merging) { wanted &= checksum }
+    if !offloads.contains(.receiveChecksum) { wanted = 0 }
+    if wanted != got || got == 0 { _ = anp_tap_set_offloads(descriptor, UInt32(wanted)) }
   }
 
   /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs

@@ -54,7 +54,7 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
       return result
     }
     // Takes in the acknowledgments that came meanwhile: the window opens, and memory that is still in the cache is free again.
-    if isStreaming { _ = Resident.pollOnce() }
+    if isStreaming { _ = Resident.pollForAcknowledgments() }
     if result < 0, result != -Errno.again {
       // What was taken counts; the error is the next call's.
       if sent > 0 { return sent }
@@ -112,7 +112,7 @@ private func sendLent(_ description: DescriptionPointer, _ buffers: Buffers, _ f
   var hasNews = true
   while true {
     // An acknowledgment for each super-segment is what a peer on this machine sends at once.
-    hasNews = hasNews && Resident.pollOnce(most: max(1, taken >> 16))
+    hasNews = hasNews && Resident.pollForAcknowledgments(most: max(1, taken >> 16))
     shard.pointee.lock()
     let isDone = !hasNews || shard.pointee.stack.lentBytes(handle) <= copiedBytes
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)

@@ -90,6 +90,7 @@ enum Resident {
       anp_enter()
       // At the end of the time, too: what has arrived by then counts.
       if ready == 0 || device.pointee.revents & readable != 0 {
+        if ready > 0 { shard.pointee.coalesce() }
         _ = shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty)
       } else if ready > 0, device.pointee.revents != 0 {
         shard.pointee.noteDeviceLost()
@@ -136,9 +137,17 @@ enum Resident {
   /// A look takes far less than this: the core was taken away meanwhile.
   private static var preemptedAfter: Int64 { 40_000 }
 
-  /// Looks at the device once, for a call that does not wait. True where something has come in.
+  /// Looks at the device once, for a call that does not wait: what has arrived by now counts, as with a kernel that takes
+  /// packets in at once. True where something may have come in.
   @inline(__always)
-  static func pollOnce(most: Int = Receiver.callerBudget) -> Bool {
+  static func pollOnce() -> Bool {
+    guard let shard = HostRuntime.shard, shard.pointee.callersMayPoll else { return false }
+    return shard.pointee.pollFromCaller(nil) || shard.pointee.awaitPoller()
+  }
+
+  /// As pollOnce, for what is of use but not needed: acknowledgments of what was just sent, `most` of them.
+  @inline(__always)
+  static func pollForAcknowledgments(most: Int = Receiver.callerBudget) -> Bool {
     guard let shard = HostRuntime.shard, shard.pointee.callersMayPoll else { return false }
     return shard.pointee.pollFromCaller(nil, most: most)
   }

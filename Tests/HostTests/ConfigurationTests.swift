@@ -56,7 +56,17 @@ struct ConfigurationTests {
     #expect(String(cString: c.link(0).device) == "tap-7")
     #expect(c.link(0).address == IPv4Address(10, 1, 2, 3) && c.link(0).prefixLength == 8)
     #expect(c.gateway == IPv4Address(10, 9, 9, 9))
-    #expect(c.mtu == 9000 && c.receiveRing == 256)
+    #expect(c.mtu == 9000 && c.receiveRing == 256 && c.budget == 16 && c.busyPoll == 20)
+  }
+
+  @Test("offloads are taken away and given back one by one; without the variable all are on")
+  func offloads() {
+    #expect(configuration([:]).offloads == .all)
+    #expect(configuration(["ANP_OFFLOAD": "-tso,-gro"]).offloads == [.transmitChecksum, .receiveChecksum])
+    #expect(configuration(["ANP_OFFLOAD": "-all,+gro,rx-csum"]).offloads == [.merging, .receiveChecksum])
+    #expect(configuration(["ANP_OFFLOAD": "-csum"]).offloads == [.segmentation, .merging])
+    let c = configuration(["ANP_COALESCE": "rx-usecs:50"])
+    #expect(c.error == nil && c.coalesce == 50)
   }
 
   @Test("several devices go with as many addresses")
@@ -81,7 +91,9 @@ struct ConfigurationTests {
       ("ANP_GATEWAY", "198.18.1.1"), ("ANP_GATEWAY", "198.18.0.4"), ("ANP_GATEWAY", "gateway"),
       ("ANP_MTU", "67"), ("ANP_MTU", "65522"), ("ANP_MTU", "1500x"), ("ANP_MTU", "-1"),
       ("ANP_MTU", "99999999999999999999"),
-      ("ANP_RING", "rx:0"), ("ANP_RING", "64"), ("ANP_BUDGET", "0"), ("ANP_BUSY_POLL", "on"), ("ANP_BUSY_POLL", "5us"),
+      ("ANP_RING", "rx:0"), ("ANP_OFFLOAD", "-lso"), ("ANP_OFFLOAD", "-tso,"), ("ANP_OFFLOAD", "-tso -gro"),
+      ("ANP_COALESCE", "50"), ("ANP_COALESCE", "rx-usecs:1s"), ("ANP_RING", "64"), ("ANP_BUDGET", "0"),
+      ("ANP_BUSY_POLL", "on"), ("ANP_BUSY_POLL", "5us"),
       ("ANP_TAKE", "10.0.0.0/33"), ("ANP_TAKE", "10.0.0.0/8,"), ("ANP_BYPASS", "everything"),
       ("ANP_BYPASS", "2001:db8::/129"), ("ANP_DEBUG", "tpc"), ("ANP_DEBUG", "tcp:loud"), ("ANP_DEBUG", "tcp ip"),
       ("ANP_FALLBACK", "yes"),

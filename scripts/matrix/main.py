@@ -42,8 +42,20 @@ def arguments():
     parser.add_argument("--results", default=os.path.join(ROOT, "results", "matrix"), metavar="DIR", help="logs go here")
     parser.add_argument("--keep", action="store_true", help="keep the logs of rows that passed, too")
     parser.add_argument("--debug", metavar="AREAS", help="ANP_DEBUG for the program; the log goes to the row's directory")
+    parser.add_argument(
+        "--with",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="ANP_X=VALUE",
+        help="a setting of the stack, as in --with ANP_OFFLOAD=-tso; may be given several times",
+    )
     parser.add_argument("--verbose", action="store_true", help="show differences and reasons in full")
-    return parser.parse_args()
+    options = parser.parse_args()
+    for setting in options.settings:
+        if not re.match("ANP_[A-Z_]+=", setting):
+            parser.error(f"--with takes ANP_NAME=VALUE, not {setting}")
+    return options
 
 
 def chosen(options):

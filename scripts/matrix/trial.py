@@ -78,6 +78,7 @@ class Trial:
     def __init__(self, side, row, directory, fixtures, libraries, options):
         self.side, self.row, self.directory, self.fixtures = side, row, directory, fixtures
         self.quick, self.libraries, self.debug = options.quick, libraries, options.debug
+        self.settings = options.settings
         self.observations = []  # (label, text), compared between the sides
         self.processes = []
         self.program_sessions = set()
@@ -147,6 +148,7 @@ class Trial:
             environment = {
                 "LD_PRELOAD": ":".join(self.libraries),
                 **network.stack_environment(self.row.devices),
+                **dict(setting.split("=", 1) for setting in self.settings),
                 "ANP_STATS": self.path(f"statistics.{index}"),
                 "ANP_LOG": self.path(f"anp-log.{index}"),
                 # Only AddressSanitizer's run-time library reads it; see `sanitizer_report`.

@@ -328,7 +328,8 @@ extension Stack {
   package func canLend(_ socket: SocketHandle) -> Bool {
     guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.state == .established, tcb.pointee.error == nil,
       !tcb.pointee.sendBuffer.isLent,
-      tcb.pointee.dataEnd - tcb.pointee.snd.nxt < tcb.pointee.segmentPayload, tcb.pointee.recovery == .open, !tcb.pointee.options.cork,
+      tcb.pointee.dataEnd - tcb.pointee.snd.nxt < tcb.pointee.segmentPayload, tcb.pointee.recovery == .open,
+      !tcb.pointee.options.cork,
       tcb.pointee.tuple.remote.address.v4 != address
     else { return false }
     return neighbors.lookup(tcb.pointee.nextHop) != nil || device.linkType == .ip
