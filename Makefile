@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers bench simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers bench bench-lecture simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -53,6 +53,11 @@ test-sanitizers: all
 bench: all
 	@scripts/install-deps.sh test
 	@scripts/bench.sh
+
+## bench-lecture: the classic optimisations on and off, one by one; table and plot go to docs/
+bench-lecture: all
+	@scripts/install-deps.sh test
+	@python3 -B scripts/bench/lecture.py
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:

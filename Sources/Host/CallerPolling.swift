@@ -56,8 +56,10 @@ struct Residence {
   var isDeep = false
   /// anp-rx shall watch the device (or at least look) now.
   var isWanted = false
-  /// Frames came by ones: read only one before looking whether it was the one that was wanted.
+  /// Frames came by ones: read only one before looking whether it was the one that was wanted. Now and then more are asked for,
+  /// to see whether that is still so.
   var cameAlone = false
+  var aloneInARow = 0
   /// Frames were waiting already: try to read before sleeping.
   var wereWaiting = false
   /// The last frames were super-frames.
@@ -132,7 +134,7 @@ extension Shard {
     me.pointee.work.isPolling = true
     me.pointee.work.residence.turns &+= 1
     me.pointee.stack.count(Counter.rxCallerPolls)
-    let alone = me.pointee.work.residence.cameAlone
+    let alone = me.pointee.work.residence.cameAlone && me.pointee.work.residence.aloneInARow < 8
     anp_unlock(me.pointee.lockWord)
 
     let outcome = Receiver.poll(
@@ -141,6 +143,7 @@ extension Shard {
     anp_lock(me.pointee.lockWord)
     me.pointee.work.isPolling = false
     me.pointee.work.residence.cameAlone = outcome.frames == 1 && !outcome.isBulk
+    me.pointee.work.residence.aloneInARow = alone ? me.pointee.work.residence.aloneInARow + 1 : 0
     me.pointee.work.residence.wereWaiting = outcome.frames > 1
     if outcome.frames > 0 { me.pointee.work.residence.isBulk = outcome.isBulk }
     if case .failed = outcome.end {

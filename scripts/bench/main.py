@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 
@@ -15,6 +14,7 @@ TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(1, os.path.join(TOP, "scripts", "matrix"))
 
 import network  # noqa: E402
+from compile import compile_programs  # noqa: E402
 from rows import ALONE, ROWS, Options  # noqa: E402
 from sides import KERNEL, STACK, Side, say  # noqa: E402
 
@@ -36,16 +36,6 @@ def arguments():
     if options.rounds < 1 or options.seconds < 0.1:
         parser.error("--rounds must be at least 1, --seconds at least 0.1")
     return options
-
-
-def compile(scratch):
-    def cc(target, *words):
-        subprocess.run(["cc", "-O2", "-o", os.path.join(scratch, target), *words], check=True)
-        return os.path.join(scratch, target)
-
-    Options.peer = cc("bench_peer", os.path.join(TOP, "Tests", "bench", "bench_peer.c"))
-    Options.startup = cc("startup", os.path.join(TOP, "Tests", "programs", "startup.c"))
-    Options.empty = cc("empty.so", "-shared", "-fPIC", "-x", "c", os.devnull)
 
 
 def spread(values):
@@ -114,7 +104,8 @@ def run(options, scratch):
     if not rows and not singles:
         say(f"bench: no row matches {' '.join(options.rows)}; --list shows them")
         return 2
-    compile(scratch)
+    programs = compile_programs(scratch)
+    Options.peer, Options.startup, Options.empty = programs["bench_peer"], programs["startup"], programs["empty"]
     sides = [Side(KERNEL, None), Side(STACK, os.path.realpath(options.library))]
     records = []
     for row in rows + singles:
