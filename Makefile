@@ -56,8 +56,8 @@ bench: all
 
 ## bench-lecture: the classic optimisations on and off, one by one; table and plot go to docs/
 bench-lecture: all
-	@scripts/install-deps.sh test
-	@python3 -B scripts/bench/lecture.py
+	@scripts/install-deps.sh bench
+	@/usr/bin/python3 -B scripts/bench/lecture.py
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:

@@ -34,13 +34,14 @@ test   nft                            nftables
 test   setpriv                        util-linux
 test   setcap                         libcap2-bin
 test   shellcheck                     shellcheck
+bench  /usr/lib/python3/dist-packages/matplotlib python3-matplotlib
 '
 
 usage() {
   cat <<END
-usage: $self [--check] [build] [demo] [test]
+usage: $self [--check] [build] [demo] [test] [bench]
 
-Installs what is missing for these purposes (all of them if none is named; demo includes build, test includes demo)
+Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test includes demo, bench all of them)
 with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
 
 The Swift toolchain (6.3 or later, https://www.swift.org/install/linux/) is not in Debian and not installed by this.
@@ -56,6 +57,7 @@ for word in "$@"; do
     build) purposes+=" build" ;;
     demo) purposes+=" build demo" ;;
     test) purposes+=" build demo test" ;;
+    bench) purposes+=" build demo test bench" ;;
     *) echo "$self: unknown word '$word' (see $self --help)" >&2; exit 2 ;;
   esac
 done

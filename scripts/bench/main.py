@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 
@@ -107,10 +108,16 @@ def run(options, scratch):
     programs = compile_programs(scratch)
     Options.peer, Options.startup, Options.empty = programs["bench_peer"], programs["startup"], programs["empty"]
     sides = [Side(KERNEL, None), Side(STACK, os.path.realpath(options.library))]
-    records = []
+    records, failed = [], []
     for row in rows + singles:
         say(f"{row.name} …")
-        results = compare(row, sides, options.rounds) if row in rows else measure_alone(row, sides[1], options.rounds)
+        try:
+            results = compare(row, sides, options.rounds) if row in rows else measure_alone(row, sides[1], options.rounds)
+        except (RuntimeError, subprocess.SubprocessError, OSError) as error:
+            # The other rows have something to say all the same.
+            say(f"bench: {row.name} failed: {error}")
+            failed.append(row.name)
+            continue
         for figure, result in results.items():
             goal = row.goals[figure]
             record = {"row": row.name, "figure": figure, "label": goal.label, "unit": goal.unit, **result}
@@ -118,14 +125,14 @@ def run(options, scratch):
             records.append(record)
     if options.json == "-":
         print(json.dumps(records, indent=2))
-    else:
+    elif records:
         print(table(records))
         if options.json:
             with open(options.json, "w") as file:
                 json.dump(records, file, indent=2)
     missed = sum(not record["holds"] for record in records)
-    say(f"{len(records) - missed} goals reached, {missed} missed")
-    return 1 if missed and options.strict else 0
+    say(f"{len(records) - missed} goals reached, {missed} missed" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed or missed and options.strict else 0
 
 
 def main():

@@ -252,7 +252,7 @@ def _private(pid, mapping=None):
 
 @alone(
     "idle",
-    rounds=3,
+    rounds=2,
     ratio=Goal("busy connection beside 10,000 idle ones in its epoll set, against none", least=0.95, aim=1.0),
     memory=Goal("memory of an idle connection", most=4.0, aim=1.0, unit="KB"),
 )

@@ -49,7 +49,10 @@ class Side:
 
     def __init__(self, name, library):
         self.name, self.library = name, library
-        self.programs = network.kernel_to_kernel() if name == KERNEL else network.stack_to_kernel(devices=2)
+        self.programs = network.kernel_to_kernel() if name == KERNEL else network.stack_to_kernel()
+        # Rows that open tens of thousands of connections leave as many ports in TIME-WAIT.
+        for namespace in self.programs:
+            namespace.sysctl("ipv4/ip_local_port_range", "1024 65535")
 
     def _start(self, namespace, command, environment, cpu, stdin):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ANP_", "LD_"))}
