@@ -88,19 +88,28 @@ extension Shard {
 
   package var deviceDescriptor: Int32 { work.device.descriptor }
 
-  /// The calling thread will watch the device instead of sleeping on a word. Inside, without the lock.
-  package func enterResidence() {
+  /// The calling thread will watch the device instead of sleeping on a word. Inside, without the lock. Returns how long it may
+  /// look at the device before it sleeps, nanoseconds; 0: not at all, -1: once.
+  package func enterResidence() -> Int64 {
     let me = here
     anp_lock(me.pointee.lockWord)
     me.pointee.work.residence.depth += 1
+    let spin = me.pointee.spinLimit()
     anp_unlock(me.pointee.lockWord)
+    return spin
   }
 
-  /// - Parameter handingOver: other threads wait, who need anp-rx now.
-  package func leaveResidence(handingOver: Bool) {
+  /// - Parameters:
+  ///   - handingOver: other threads wait, who need anp-rx now.
+  ///   - waited: nanoseconds until what it waited for had come; nil where the wait ended otherwise.
+  package func leaveResidence(handingOver: Bool, waited: Int64?) {
     let me = here
     anp_lock(me.pointee.lockWord)
     me.pointee.work.residence.depth = max(0, me.pointee.work.residence.depth - 1)
+    if let waited {
+      let sample = min(waited, 1_000_000)
+      me.pointee.work.residence.usualWait += (sample - me.pointee.work.residence.usualWait) / 8
+    }
     if handingOver || me.pointee.work.residence.isDeep {
       me.pointee.work.residence.isDeep = false
       me.pointee.work.residence.isWanted = handingOver
@@ -181,26 +190,26 @@ extension Shard {
     if work.coalesce > 0 { anp_sleep(work.coalesce) }
   }
 
-  /// How long the resident may look at the device before it sleeps, nanoseconds; 0: not at all, -1: just once.
-  package func spinLimit() -> Int64 {
+  /// Under the lock; see enterResidence.
+  private func spinLimit() -> Int64 {
     if work.coalesce > 0 { return 0 }
-    let residence = work.residence
-    if residence.wereWaiting || residence.usualWait < Self.hardlyAWait { return max(-1, spinTime(residence) - 1) }
-    return spinTime(residence)
+    let time = spinTime()
+    if time == 0, work.residence.wereWaiting || work.residence.usualWait < Self.hardlyAWait { return -1 }
+    return time
   }
 
   private static var hardlyAWait: Int64 { 20_000 }
 
-  private func spinTime(_ residence: Residence) -> Int64 {
+  private func spinTime() -> Int64 {
     guard let most = work.busyPoll, most > 0, work.hasSeveralCores else { return 0 }
-    if residence.spinPause > 0 {
+    if work.residence.spinPause > 0 {
       let me = here
       me.pointee.work.residence.spinPause -= 1
       return 0
     }
     let limit = Int64(most) * 1000
-    guard !residence.isBulk, residence.usualWait < limit else { return 0 }
-    return min(limit, 2 * residence.usualWait + 5000)
+    guard !work.residence.isBulk, work.residence.usualWait < limit else { return 0 }
+    return min(limit, 2 * work.residence.usualWait + 5000)
   }
 
   /// What came of it, for the next time. Only the resident calls this.
@@ -221,13 +230,6 @@ extension Shard {
   }
 
   package enum SpinEnd { case found, inVain, preempted }
-
-  /// A wait has ended with what it waited for.
-  package func noteWait(_ nanoseconds: Int64) {
-    let sample = min(nanoseconds, 1_000_000)
-    let me = here
-    me.pointee.work.residence.usualWait += (sample - me.pointee.work.residence.usualWait) / 8
-  }
 }
 
 /// anp-rx's side of it: whether it watches the device.
@@ -259,7 +261,8 @@ struct Watch {
   mutating func giveUp() { state = .gone }
 
   /// Under the lock, after the alarm or when the time-out has passed.
-  mutating func look(_ shard: UnsafeMutablePointer<Shard>, timedOut: Bool) {
+  /// - Parameter framesWait: the device is readable (asked before the lock was taken); only looked at when `timedOut`.
+  mutating func look(_ shard: UnsafeMutablePointer<Shard>, timedOut: Bool, framesWait: Bool) {
     guard state == .suspended else { return }
     if shard.pointee.work.residence.isWanted {
       shard.pointee.work.residence.isWanted = false
@@ -284,7 +287,7 @@ struct Watch {
       state = .device
       return
     }
-    if anp_wait_readable(shard.pointee.work.device.descriptor, 0) != 0 {
+    if framesWait {
       missed += 1
       interval = Self.longestLook
       if missed > 1 {

@@ -68,6 +68,7 @@ package struct Receiver {
   }
 
   /// Reads and processes up to `budget` frames, `first` of them before the first look at `awaited`.
+  /// - Parameter skipIdle: where the device has nothing, leave without taking the lock.
   static func poll(
     _ shard: UnsafeMutablePointer<Shard>, budget: Int, first firstBatch: Int = batch, _ awaited: Awaited? = nil,
     skipIdle: Bool = false

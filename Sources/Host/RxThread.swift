@@ -18,10 +18,12 @@ enum RxThread {
     var watch = Watch()
     while true {
       let events = Int(anp_event_wait(shard.pointee.sleep, watch.state == .device ? 1 : 0, watch.timeout))
-      if events & ANP_EVENT_TIMER != 0 || events == 0 && watch.state == .suspended {
+      let timedOut = events == 0 && watch.state == .suspended
+      if events & ANP_EVENT_TIMER != 0 || timedOut {
+        let framesWait = timedOut && anp_wait_readable(shard.pointee.sleep.pointee.device, 0) != 0
         shard.pointee.lock()
-        if events & ANP_EVENT_TIMER != 0, !shard.pointee.alarmFired() { watch.giveUp() }
-        watch.look(shard, timedOut: events == 0)
+        if !timedOut, !shard.pointee.alarmFired() { watch.giveUp() }
+        watch.look(shard, timedOut: timedOut, framesWait: framesWait)
         shard.pointee.unlock()
       }
       if events & ANP_EVENT_DEVICE_ERROR != 0 {

@@ -322,13 +322,13 @@ private func sleep(
   let thread = Threads.current
   let noted = thread?.pointee.note(reference) ?? false
   if sleeper == .resident {
-    guard noted, let thread, let outer = Resident.begin(thread, set.pointee.word) else {
+    guard noted, let thread, var outer = Resident.begin(thread, set.pointee.word) else {
       if noted, let thread { _ = thread.pointee.takeBack(reference) }
       set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
       return Outcome.refused
     }
     thread.pointee.noteSleep(.resident)
-    let result = waitAsResident(set, epfd, thread, Awaited(set.pointee.word, expected), deadline, mask)
+    let result = waitAsResident(set, epfd, thread, &outer, Awaited(set.pointee.word, expected), deadline, mask)
     if !thread.pointee.takeBack(reference) { return referenceLost }
     Resident.end(outer)
     set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
@@ -369,7 +369,8 @@ private func sleep(
 
 /// As Resident.wait; the kernel's set is one entry, where it has anything in it.
 private func waitAsResident(
-  _ set: EpollSetPointer, _ epfd: Int32, _ thread: ThreadPointer, _ awaited: Awaited, _ deadline: Deadline,
+  _ set: EpollSetPointer, _ epfd: Int32, _ thread: ThreadPointer, _ outer: inout Resident.Outer, _ awaited: Awaited,
+  _ deadline: Deadline,
   _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   var entries = InlineArray<3, pollfd>(repeating: pollfd())
@@ -377,7 +378,8 @@ private func waitAsResident(
   entries[0] = pollfd(fd: epfd, events: Int16(PollEvent.readable), revents: 0)
   return withUnsafeMutableBytes(of: &entries) { raw in
     Resident.wait(
-      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), count, deadline, mask, 0,
+      thread, &outer, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), count, deadline,
+      mask, 0,
       untilEmpty: true)
   }
 }

@@ -96,12 +96,12 @@ private func poll(
 private func sleep(
   _ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
-  if call.held != nil, let outer = Resident.begin(thread, thread.pointee.word) {
+  if call.held != nil, var outer = Resident.begin(thread, thread.pointee.word) {
     thread.pointee.noteSleep(.resident)
     // Stack sockets alone: nothing of `fds` is the kernel's.
     let first = sleepsInKernel ? 0 : call.count
     let result = Resident.wait(
-      thread, Awaited(thread.pointee.word, 0), call.scratch + first, call.count - first, deadline, mask, 0)
+      thread, &outer, Awaited(thread.pointee.word, 0), call.scratch + first, call.count - first, deadline, mask, 0)
     thread.pointee.noteSleep(.none)
     Resident.end(outer)
     return result == 0 ? -Errno.timedOut : result

@@ -4,7 +4,8 @@
 // A wait that involves the kernel's set sleeps in it; then a wake eventfd, registered there edge-triggered, tells of stack
 // sockets. A waiter need not read it: each write triggers anew. It is read where something may watch the epoll descriptor itself
 // (an outer epoll, poll, select) and the ready list has become empty, so that the set does not look readable for ever. A
-// wait on stack sockets alone sleeps on a futex word.
+// wait on stack sockets alone sleeps on a futex word. A waiter that is the resident (Resident.swift) sleeps on the device, with the
+// epoll descriptor beside it where the kernel's set has anything in it; it counts as a waiter on the word.
 //
 // All under the state lock, except the atomics.
 

@@ -25,6 +25,11 @@ enum Resident {
   struct Outer {
     var thread: UInt
     var word: UInt
+    /// Nanoseconds to look at the device before sleeping; 0: not at all, -1: once.
+    var spin: Int64 = 0
+    /// When the wait began, and how long it took until what was waited for had come.
+    var begin: Int64 = 0
+    var waited: Int64?
   }
 
   /// Whether `begin` could succeed; cheap.
@@ -45,9 +50,10 @@ enum Resident {
     let (isFree, other) = preload.pointee.residentThread.compareExchange(
       expected: 0, desired: me, ordering: .sequentiallyConsistent)
     guard isFree || other == me else { return nil }
-    let outer = Outer(thread: other, word: preload.pointee.residentWord.load(ordering: .relaxed))
+    var outer = Outer(thread: other, word: preload.pointee.residentWord.load(ordering: .relaxed))
     preload.pointee.residentWord.store(UInt(bitPattern: word), ordering: .sequentiallyConsistent)
-    shard.pointee.enterResidence()
+    outer.spin = shard.pointee.enterResidence()
+    outer.begin = anp_monotonic_nanoseconds()
     return outer
   }
 
@@ -55,7 +61,7 @@ enum Resident {
     preload.pointee.residentWord.store(outer.word, ordering: .sequentiallyConsistent)
     if outer.thread == 0 { preload.pointee.residentThread.store(0, ordering: .sequentiallyConsistent) }
     let others = preload.pointee.sleepers.load(ordering: .sequentiallyConsistent) > 0
-    HostRuntime.shard.unsafelyUnwrapped.pointee.leaveResidence(handingOver: others)
+    HostRuntime.shard.unsafelyUnwrapped.pointee.leaveResidence(handingOver: others, waited: outer.waited)
   }
 
   /// The resident has jumped out of its wait, or its process is a forked child.
@@ -69,15 +75,12 @@ enum Resident {
   /// has room for two more.
   /// - Parameter untilEmpty: take in all the device has, not only what makes the wait end: the caller serves many sockets.
   static func wait(
-    _ thread: ThreadPointer, _ awaited: Awaited, _ entries: UnsafeMutablePointer<pollfd>, _ count: Int,
+    _ thread: ThreadPointer, _ outer: inout Outer, _ awaited: Awaited, _ entries: UnsafeMutablePointer<pollfd>,
+    _ count: Int,
     _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?, _ flags: UInt32, untilEmpty: Bool = false
   ) -> Int {
     let shard = HostRuntime.shard.unsafelyUnwrapped
-    let begin = anp_monotonic_nanoseconds()
-    let limit = shard.pointee.spinLimit()
-    if limit != 0 {
-      if spin(shard, awaited, begin, limit, untilEmpty) { return -Errno.again }
-    }
+    if outer.spin != 0, spin(shard, &outer, awaited, untilEmpty) { return -Errno.again }
     let readable = Int16(PollEvent.readable)
     let wake = entries + count
     let device = entries + (count + 1)
@@ -91,14 +94,15 @@ enum Resident {
       // At the end of the time, too: what has arrived by then counts.
       if ready == 0 || device.pointee.revents & readable != 0 {
         if ready > 0 { shard.pointee.coalesce() }
-        _ = shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty)
+        // Where anp-rx is at it, let it finish.
+        if !shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty) { _ = shard.pointee.awaitPoller() }
       } else if ready > 0, device.pointee.revents != 0 {
         shard.pointee.noteDeviceLost()
         return -Errno.again
       }
       if ready > 0, wake.pointee.revents != 0 { anp_eventfd_drain(anp_internal_number(thread.pointee.eventDescriptor)) }
       if awaited.hasChanged {
-        shard.pointee.noteWait(anp_monotonic_nanoseconds() - begin)
+        outer.waited = anp_monotonic_nanoseconds() - outer.begin
         return -Errno.again
       }
       if ready <= 0 { return ready }
@@ -110,15 +114,16 @@ enum Resident {
 
   /// Looks at the device until what is awaited has come (true) or it is time to sleep. Signals wait for the end of it.
   private static func spin(
-    _ shard: UnsafeMutablePointer<Shard>, _ awaited: Awaited, _ begin: Int64, _ limit: Int64, _ untilEmpty: Bool
+    _ shard: UnsafeMutablePointer<Shard>, _ outer: inout Outer, _ awaited: Awaited, _ untilEmpty: Bool
   ) -> Bool {
+    let (begin, limit) = (outer.begin, outer.spin)
     var last = begin
     while true {
       _ = shard.pointee.pollFromCaller(awaited, untilEmpty: untilEmpty)
       let now = anp_monotonic_nanoseconds()
       if awaited.hasChanged {
         if limit > 0 { shard.pointee.noteSpin(now - begin, .found) }
-        shard.pointee.noteWait(now - begin)
+        outer.waited = now - begin
         return true
       }
       if limit < 0 { return false }

@@ -50,9 +50,9 @@ func sleep(
   // A call with a time-out is not restarted after a handler (signal(7)).
   let flags = deadline.isNever ? UInt32(ANP_WAIT_RESTARTABLE) : 0
   let result: Int
-  if noted, let thread, let outer = Resident.begin(thread, word) {
+  if noted, let thread, var outer = Resident.begin(thread, word) {
     thread.pointee.noteSleep(.resident)
-    result = waitAsResident(thread, Awaited(word, expected), deadline, flags)
+    result = waitAsResident(thread, &outer, Awaited(word, expected), deadline, flags)
     if !thread.pointee.takeBack(reference) { return .lost }
     Resident.end(outer)
   } else {
@@ -72,11 +72,14 @@ func sleep(
 }
 
 /// -EAGAIN, -EINTR or -ETIMEDOUT, as anp_wait.
-private func waitAsResident(_ thread: ThreadPointer, _ awaited: Awaited, _ deadline: Deadline, _ flags: UInt32) -> Int {
+private func waitAsResident(
+  _ thread: ThreadPointer, _ outer: inout Resident.Outer, _ awaited: Awaited, _ deadline: Deadline, _ flags: UInt32
+) -> Int {
   var entries = InlineArray<2, pollfd>(repeating: pollfd())
   let result = withUnsafeMutableBytes(of: &entries) { raw in
     Resident.wait(
-      thread, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), 0, deadline, nil, flags)
+      thread, &outer, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), 0, deadline, nil,
+      flags)
   }
   return result == 0 ? -Errno.timedOut : result
 }
