@@ -343,6 +343,7 @@ extension TransmissionControlBlock {
     if plan.flags.contains(.ack) {
       if quickAcks > 0 { quickAcks -= 1 }
       rcv.acknowledged = rcv.nxt
+      smallReceived = 0
       if duplicateAcksOwed == 0 { work.remove(.ackNow) }
       if ackDelayed {
         ackDelayed = false

@@ -217,7 +217,11 @@ extension TransmissionControlBlock {
   private mutating func noteReceivedSize(_ length: Int, _ segment: Segment) {
     let size = segment.packet.storage.pointee.segmentSize
     let seen = size != 0 ? Int(size) : length
-    if seen >= receivedSegment || size != 0 { receivedSegment = min(seen, advertisedSegment) }
+    if seen >= receivedSegment || size != 0 {
+      receivedSegment = min(seen, advertisedSegment)
+    } else {
+      smallReceived = min(smallReceived + 1, 2)
+    }
   }
 
   /// Delayed acknowledgments (RFC 5681 §4.2, RFC 9293 §3.8.6.3): at once for a second full segment or while quick ACKs
@@ -280,7 +284,12 @@ extension TransmissionControlBlock {
   /// After the program read: whether the peer should hear of the larger window now (tcp_cleanup_rbuf).
   mutating func considerWindowUpdate(_ env: EnvironmentPointer) {
     guard state.isSynchronized || state == .synReceived, !finReceived else { return }
-    if ackDelayed, rcv.nxt - rcv.acknowledged > receivedSegment { work.insert(.ackNow) }
+    if ackDelayed {
+      // Small segments mostly end a message, and the peer may hold the next for the acknowledgment (Nagle): once all is read it
+      // goes out, but for a program that has been answering.
+      let isRead = receiveQueue.readyBytes == 0 && (smallReceived == 2 || smallReceived == 1 && !interactive)
+      if isRead || rcv.nxt - rcv.acknowledged > receivedSegment { work.insert(.ackNow) }
+    }
     let free = freeReceiveSpace
     let current = rcv.wnd
     if 2 * current <= min(receiveSpace, rcvWindowClamp), free >= 2 * current,

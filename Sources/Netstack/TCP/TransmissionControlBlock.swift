@@ -214,6 +214,8 @@ package struct TransmissionControlBlock: ~Copyable {
   /// How many acknowledgments to send at once: one per early segment where SACK is off (RFC 5681 §4.2).
   var duplicateAcksOwed = 0
   var ackDelayed = false
+  /// Segments smaller than the peer's MSS since the last acknowledgment, up to two (Linux's ICSK_ACK_PUSHED and …_PUSHED2).
+  var smallReceived: UInt8 = 0
   /// Alternating traffic: delayed acknowledgments pay (Linux's pingpong).
   var interactive = false
   /// The current delayed-ACK interval.

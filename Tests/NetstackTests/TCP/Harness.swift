@@ -79,6 +79,9 @@ final class Conversation {
     return after
   }
 
+  /// What the peer has acknowledged so far, for tests that keep count.
+  var acknowledged = 1
+
   // MARK: Time
 
   func pass(_ interval: Interval) {

@@ -16,6 +16,42 @@ struct DataTests {
     #expect(acks.last?.acknowledgment == 2921)
   }
 
+  @Test("tcp_cleanup_rbuf: small segments are acknowledged when the program has read them, unless it answers")
+  func readSmall() throws {
+    let c = Conversation()
+    let socket = try c.connected()
+    var at = 1
+    func comes() {
+      c.inject([.ack, .psh], seq: at, ack: c.acknowledged, pattern(10))
+      at += 10
+    }
+    // The quick acknowledgments of the beginning.
+    for _ in 0..<40 {
+      comes()
+      _ = try c.receive(socket)
+      _ = c.sent()
+    }
+    comes()
+    #expect(c.sent().isEmpty, "nobody has read it")
+    #expect(try c.receive(socket, 4).count == 4)
+    #expect(c.sent().isEmpty, "there is more to read")
+    #expect(try c.receive(socket).count == 6)
+    #expect(c.sent().map(\.acknowledgment) == [at])
+    // A program that answers carries the acknowledgment itself.
+    for _ in 0..<3 {
+      comes()
+      _ = try c.receive(socket)
+      _ = try c.send(socket, [1])
+      c.acknowledged += 1
+      _ = c.sent()
+    }
+    comes()
+    _ = try c.receive(socket)
+    #expect(c.sent().isEmpty)
+    _ = try c.send(socket, [2])
+    #expect(c.sent().map(\.acknowledgment) == [at])
+  }
+
   @Test(
     "RFC 2018 §4: out-of-order data is kept and reported, the newest block first; the gap's closing acknowledges all")
   func outOfOrder() throws {
