@@ -422,10 +422,11 @@ print(s.getsockname()[0], s.makefile().read()[-6:])" & done; wait'
   contains "$output" "198.18.1.4 hello"
   contains "$output" "198.18.2.4 hello"
 }
+apart() { [[ $(readlink "/proc/$1/ns/net") != "$(readlink /proc/self/ns/net)" ]]; }
 test_nat_takes_the_stack_out() {
   unshare --net sleep 30 &
   local beyond=$!
-  soon [ "$(readlink /proc/self/ns/net)" != "$(readlink /proc/$beyond/ns/net)" ]
+  soon apart $beyond
   ip link add out0 type veth peer name in0 netns $beyond
   ip address add 198.19.0.1/24 dev out0
   ip link set out0 up

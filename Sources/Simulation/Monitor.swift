@@ -19,6 +19,8 @@ package final class Monitor: Observer {
   /// What is known of one direction of a connection. Positions count from the ISS: the SYN is 0, the first byte 1.
   private struct Half {
     var initial: UInt32
+    /// The initial sequence number of the connection before, where this one took its name over.
+    var replaced: UInt32?
     var maximumSegment = 536
     var shift: Int?
     var sackPermitted = false
@@ -115,6 +117,7 @@ package final class Monitor: Observer {
     let initial = segment.tcp.sequence.value
     if let known = halves[key], known.initial == initial { return }
     var half = Half(initial: initial)
+    half.replaced = halves[key]?.initial
     half.maximumSegment = Int(segment.options.maximumSegmentSize ?? 536)
     half.shift = segment.options.windowScale.map(Int.init)
     half.sackPermitted = segment.options.sackPermitted
@@ -139,6 +142,13 @@ package final class Monitor: Observer {
     }
     half.timestamp = segment.options.timestampValue
 
+    // A late SYN of the old connection has made the peer open anew; TIME-WAIT here answers it with what it knew
+    // (RFC 9293 §3.10.7.4, "fourth, check the SYN bit").
+    if let replaced = other.replaced,
+      Int(Int32(bitPattern: tcp.acknowledgment.value &- replaced)) == half.acknowledged
+    {
+      return nil
+    }
     let acknowledged = other.position(tcp.acknowledgment)
     if acknowledged > other.deliveredEnd {
       return "acknowledges \(acknowledged), but only \(other.deliveredEnd) has reached it"
