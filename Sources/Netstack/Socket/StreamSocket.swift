@@ -54,7 +54,12 @@ extension TransmissionControlBlock {
       }
       work.insert(.output)
     }
-    if n < bytes.count { wantsSpace = true }
+    if n < bytes.count {
+      wantsSpace = true
+      // No more can come before something has left: what MSG_MORE or TCP_CORK holds back must go (tcp_sendmsg_locked pushes
+      // before it waits for memory).
+      work.formUnion([.output, .push])
+    }
     if n == 0 { throw .wouldBlock }
     return n
   }

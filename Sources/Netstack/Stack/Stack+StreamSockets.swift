@@ -318,7 +318,15 @@ extension Stack {
   ) throws(SocketError) -> Int {
     environment.pointee.now = now
     let tcb = try stream(socket)
-    let n = try tcb.pointee.queue(bytes, flags, environment)
+    let n: Int
+    do throws(SocketError) {
+      n = try tcb.pointee.queue(bytes, flags, environment)
+    } catch {
+      // A full buffer has been told to go out.
+      noteWork(tcb)
+      flush()
+      throw error
+    }
     noteWork(tcb)
     flush()
     return n

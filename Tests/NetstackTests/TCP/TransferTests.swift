@@ -170,6 +170,24 @@ struct DataTests {
 
 @Suite("TCP send buffer")
 struct SendBufferTests {
+  @Test("send(2) MSG_MORE: a full buffer goes out all the same, also where the window is smaller than a segment")
+  func fullWithMore() throws {
+    let c = Conversation()
+    // MSS 1460, a window that never holds one.
+    let socket = try c.connected(scale: nil, window: 1000)
+    try c.stack.setOption(socket, .sendBuffer, 500, now: c.now)
+    var queued = 0
+    while let n = try? c.send(socket, pattern(300), .more) { queued += n }
+    #expect(queued > 0)
+    var sent = 0
+    for _ in 0..<20 where sent < queued {
+      for segment in c.sent() { sent = max(sent, segment.sequence + segment.payload.count - 1) }
+      c.inject(.ack, seq: 1, ack: 1 + sent, window: 1000)
+      c.pass(.milliseconds(300))
+    }
+    #expect(sent == queued)
+  }
+
   @Test(
     "What is lent leaves from the lender's memory, also when it is sent again, and is copied only as far as it must be")
   func lending() throws {
