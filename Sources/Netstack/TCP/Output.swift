@@ -408,7 +408,8 @@ extension TransmissionControlBlock {
       if sendTimer == .persist || sendTimer == .cork { disarmSendTimer(env) }
       return
     }
-    if options.cork || moreComing, snd.edge - snd.nxt >= segmentPayload, dataEnd - snd.nxt < segmentPayload {
+    // Held back by the program and not by the window, which may be smaller than a segment.
+    if options.cork || moreComing, snd.edge >= dataEnd, dataEnd - snd.nxt < segmentPayload {
       if sendTimer == .idle { arm(.cork, after: .milliseconds(200), env) }
       return
     }
