@@ -49,7 +49,7 @@ test-sanitizers: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh sanitizers
 
-## bench: programs under the library against the same on the kernel's TCP over veth (some six minutes)
+## bench: programs under the library against the same on the kernel's TCP over veth (some four minutes)
 bench: all
 	@scripts/install-deps.sh test
 	@scripts/bench.sh

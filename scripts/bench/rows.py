@@ -4,12 +4,11 @@
 import os
 import re
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 from network import HOST, PEER
-from sides import STACK, busy_seconds, figures
+from sides import busy_seconds, figures
 
 
 class Goal:
