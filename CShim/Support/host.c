@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 
 static void ignore_readiness(uint32_t cookie, uint32_t events) {}
 static void ignore_unlock(void) {}
@@ -342,6 +343,20 @@ static void *live(void *given) {
 static void leave_uncounted(void) {
   uint32_t *count = dlsym(RTLD_DEFAULT, "__nptl_nthreads");
   if (count) __atomic_fetch_sub(count, 1, __ATOMIC_RELAXED);
+}
+
+static const char *number(const char *text, int *value) {
+  for (*value = 0; *text >= '0' && *text <= '9' && *value < 255; text++) *value = *value * 10 + (*text - '0');
+  return text;
+}
+
+int anp_kernel_version(void) {
+  struct utsname names;
+  if (anp_host_call(SYS_uname, (long)&names, 0, 0, 0, 0, 0) < 0) return 0;
+  int major, minor = 0;
+  const char *rest = number(names.release, &major);
+  if (*rest == '.') number(rest + 1, &minor);
+  return major << 8 | minor;
 }
 
 int anp_thread_start(void (*body)(void *), void *context, const char *name, size_t stack_bytes) {

@@ -43,7 +43,9 @@ package struct Offloads: OptionSet, Sendable {
   package static var transmitChecksum: Offloads { Offloads(rawValue: 4) }
   /// rx-csum: vouches for the checksums of what comes in.
   package static var receiveChecksum: Offloads { Offloads(rawValue: 8) }
-  package static var all: Offloads { Offloads(rawValue: 15) }
+  /// big-tcp: takes super-segments of more than 64 KB.
+  package static var bigTCP: Offloads { Offloads(rawValue: 16) }
+  package static var all: Offloads { Offloads(rawValue: 31) }
 }
 
 /// A variable with a value that cannot be used.
@@ -183,7 +185,11 @@ package struct HostConfiguration {
       // A log without a word about what to log: connections and their ends.
       if lookup("ANP_DEBUG") == nil { for category in TraceCategory.allCases { filter.set(category, .info) } }
     }
-    if let value = lookup("ANP_PCAP"), value.pointee != 0 { capture = .file(value) }
+    if let value = lookup("ANP_PCAP"), value.pointee != 0 {
+      capture = .file(value)
+      // tcpdump cannot read an IPv4 packet whose header does not tell its length.
+      offloads.remove(.bigTCP)
+    }
     if let value = lookup("ANP_STATS"), value.pointee != 0 {
       var one = TextCursor(cString: value)
       var zero = one
@@ -295,6 +301,8 @@ package struct HostConfiguration {
         named = .receiveChecksum
       } else if cursor.take(word: "csum") {
         named = [.transmitChecksum, .receiveChecksum]
+      } else if cursor.take(word: "big-tcp") {
+        named = .bigTCP
       } else if cursor.take(word: "all") {
         named = .all
       } else {
@@ -310,7 +318,8 @@ package struct HostConfiguration {
     ConfigurationError(
       variable: "ANP_OFFLOAD", value: value,
       expected:
-        "tso, gro, tx-csum, rx-csum, csum, all, each with - or + in front, separated by commas, such as -tso,-gro")
+        "tso, gro, tx-csum, rx-csum, csum, big-tcp, all, each with - or + in front, separated by commas, such as -tso,-gro"
+    )
   }
 
   private func parseNumber(

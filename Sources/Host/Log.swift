@@ -115,6 +115,7 @@ struct Log {
     text.append(device.capabilities.mtu)
     text.append(device.capabilities.checksumOffload ? " checksum-offload" : " no-offload")
     if device.capabilities.tcpSegmentation4 { text.append(" TSO4") }
+    if device.capabilities.largestSuperPacket > 65535 { text.append(" BIG-TCP") }
     if device.capabilities.tcpSegmentation6 { text.append(" TSO6") }
     text.append("\n")
     _ = anp_write_patiently(descriptor, text.bytes.baseAddress, text.count, Self.patienceMilliseconds)

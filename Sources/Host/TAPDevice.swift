@@ -132,11 +132,18 @@ package struct TAPDevice {
     let segments = capabilities.checksumOffload && offloads.contains(.segmentation)
     capabilities.tcpSegmentation4 = segments && got & ANP_OFFLOAD_TSO4 != 0
     capabilities.tcpSegmentation6 = segments && got & ANP_OFFLOAD_TSO6 != 0
+    // Since 6.3 Linux takes an IPv4 super-frame's length from the packet where the header says 0; before, it drops such a packet.
+    if capabilities.tcpSegmentation4, offloads.contains(.bigTCP), anp_kernel_version() >= 6 << 8 | 3 {
+      capabilities.largestSuperPacket = bigPacket
+    }
     var wanted = got
     if !offloads.contains(.merging) { wanted &= checksum }
     if !offloads.contains(.receiveChecksum) { wanted = 0 }
     if wanted != got || got == 0 { _ = anp_tap_set_offloads(descriptor, UInt32(wanted)) }
   }
+
+  /// 192 KB: room for a write of 128 KB, and less than the 256 KB that packet captures take.
+  private static var bigPacket: Int { 192 << 10 }
 
   /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs
   /// from the kernel's end, is unique as far as that is, and stays the same from one program to the next, so the kernel's

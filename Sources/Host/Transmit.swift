@@ -89,7 +89,7 @@ struct Transmitter {
         shard.pointee.work.calls.writeBytes &+= UInt64(result)
         if packet.storage.pointee.segmentationType != .none { shard.pointee.work.calls.writeSuperFrames &+= 1 }
       } else {
-        Self.failed(shard, Int32(-result))
+        Self.failed(shard, Int32(-result), packet)
       }
       shard.pointee.stack.transmitted(packet)
     }
@@ -99,8 +99,11 @@ struct Transmitter {
   /// The frame is lost, as on a wire; whoever sent it will send it again. Nothing is retried here: a device that refuses
   /// (queue full, down, removed) would keep this thread busy for ever.
   @inline(never)
-  private static func failed(_ shard: UnsafeMutablePointer<Shard>, _ error: Int32) {
-    let full = error == EAGAIN || error == ENOBUFS || error == ENOMEM
+  private static func failed(_ shard: UnsafeMutablePointer<Shard>, _ error: Int32, _ packet: PacketBuffer) {
+    // A kernel whose memory is in small pieces has no packet for so much at once.
+    let isTooBig = packet.count > 65536 && (error == EMSGSIZE || error == ENOBUFS || error == ENOMEM)
+    if isTooBig { shard.pointee.stack.limitSuperPackets() }
+    let full = error == EAGAIN || error == ENOBUFS || error == ENOMEM || isTooBig
     let reason: DropReason = full ? .transmitQueueFull : .deviceError
     shard.pointee.stack.count(.txErrors)
     shard.pointee.stack.statistics[drop: reason] &+= 1

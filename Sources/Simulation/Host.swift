@@ -170,7 +170,7 @@ package final class Host {
     }
     let start = Int(storage.checksumStart)
     let offset = Int(storage.checksumOffset)
-    if deviceConditions.passesSuperFrames {
+    if deviceConditions.passesSuperFrames, bytes.count <= start - 20 + 65535 {
       var frame = Frame(bytes: bytes)
       frame.isVerified = true
       frame.segmentSize = storage.segmentSize

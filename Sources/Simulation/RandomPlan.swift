@@ -20,6 +20,10 @@ extension Plan {
       plan.devices.client.passesSuperFrames = true
       plan.devices.server.passesSuperFrames = true
     }
+    if draw.chance(0.5) {
+      plan.capabilities.client.largestSuperPacket = 192 << 10
+      plan.capabilities.server.largestSuperPacket = 192 << 10
+    }
     plan.behaviours = (draw.behaviour(), draw.behaviour())
     plan.listenerOptions = plan.behaviours.server.options
     plan.connections = draw.chance(0.8) ? 1 : 2 + draw.below(3)

@@ -91,12 +91,12 @@ package struct IPv4Header {
   @inline(__always)
   package var isFragment: Bool { fragmentOffset != 0 || flags & Self.flagMoreFragments != 0 }
 
-  /// Writes a 20-byte header with its checksum.
+  /// Writes a 20-byte header with its checksum. A length that the field cannot hold, a super-frame's, becomes 0, as in Linux.
   @inline(__always)
   package func write(to base: UnsafeMutableRawPointer) {
     base.storeByte(0x45, at: 0)
     base.storeByte(typeOfService, at: 1)
-    base.storeBigEndian16(UInt16(truncatingIfNeeded: totalLength), at: 2)
+    base.storeBigEndian16(totalLength > 65535 ? 0 : UInt16(truncatingIfNeeded: totalLength), at: 2)
     base.storeBigEndian16(identification, at: 4)
     base.storeBigEndian16(flags | UInt16(truncatingIfNeeded: fragmentOffset >> 3), at: 6)
     base.storeByte(timeToLive, at: 8)

@@ -242,6 +242,25 @@ struct UnusualTests {
     if segmentation, whole { #expect(outcome.client[.txFrames] < outcome.client[.tcpOutSegs] / 4) }
   }
 
+  @Test(
+    "Super-segments of more than 64 KB, only to a peer next door; pieces of them get lost", arguments: [true, false])
+  func bigTCP(nextDoor: Bool) {
+    var plan = clean(8_000_000, 0)
+    plan.capabilities.client.checksumOffload = true
+    plan.capabilities.client.tcpSegmentation4 = true
+    plan.capabilities.client.largestSuperPacket = 192 << 10
+    plan.behaviours.client.writeSize = 65_536
+    for link in [\Plan.links.out, \Plan.links.back] {
+      plan[keyPath: link] = .clean(rate: nil, delay: nextDoor ? .microseconds(20) : .milliseconds(5))
+    }
+    plan.links.out.loss = 0.002
+    plan.links.out.queuePackets = .max
+    let outcome = expectSuccess(plan)
+    let average = 8_000_000 / outcome.client[.txFrames]
+    #expect((average > 65_535) == nextDoor)
+    #expect(outcome.client[.tcpRetransSegs] > 0)
+  }
+
   @Test("A device that takes its time to read frames never sees them change", arguments: 1...5)
   func slowDevice(seed: UInt64) {
     var plan = clean(500_000, 300_000, seed: seed)

@@ -173,6 +173,9 @@ const char *anp_setting(const char *name);
 
 /// Starts a detached thread with every signal blocked; 0 or -errno.
 int anp_thread_start(void (*body)(void *), void *context, const char *name, size_t stack_bytes);
+/// The kernel's version, major << 8 | minor; 0 where it does not say.
+int anp_kernel_version(void);
+
 static inline int anp_process_id(void) { return (int)anp_host_call(SYS_getpid, 0, 0, 0, 0, 0, 0); }
 /// nanosleep through a raw call.
 void anp_sleep(int64_t nanoseconds);

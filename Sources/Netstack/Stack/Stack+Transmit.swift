@@ -18,6 +18,9 @@ extension Stack {
     recycle(packet)
   }
 
+  /// The device could not take in a super-frame of more than 64 KB: no more of these.
+  package mutating func limitSuperPackets() { device.largestSuperPacket = min(device.largestSuperPacket, 65535) }
+
   /// Takes back a packet that was to be sent: what it points into may change again.
   mutating func recycle(_ packet: PacketBuffer) {
     let owner = packet.storage.pointee.pinnedBy
@@ -39,11 +42,22 @@ extension Stack {
 
   // MARK: TCP
 
-  /// Most payload in one super-segment: the IPv4 packet must stay below 64 KB.
-  private var superSegment: Int { device.tcpSegmentation4 ? 65535 - 120 : 0 }
+  /// Most payload in one super-segment, bytes. Beyond 64 KB only to a peer next door, where it is no burst on a wire
+  /// (Linux's tcp_tso_autosize goes by the least RTT, too).
+  private func superSegment(_ tcb: TCBPointer) -> Int {
+    guard device.tcpSegmentation4 else { return 0 }
+    let least = tcb.pointee.rtt.minimum
+    let isNextDoor = least > 0 && least <= Self.nextDoor && tcb.pointee.tuple.remote.address.v4 != address
+    return (isNextDoor ? device.largestSuperPacket : min(device.largestSuperPacket, 65535)) - Self.mostHeaders
+  }
+
+  /// Nanoseconds
+  private static var nextDoor: Int64 { 512_000 }
+  /// IPv4 and TCP with all their options
+  private static var mostHeaders: Int { 120 }
 
   mutating func transmit(_ tcb: TCBPointer) {
-    let limit = superSegment
+    let limit = superSegment(tcb)
     while let plan = tcb.pointee.nextSegment(limit: limit, environment) { send(plan, of: tcb) }
   }
 

@@ -21,9 +21,12 @@ package struct DeviceCapabilities: Sendable {
   package var mtu = 1500
   /// The device completes partial transport checksums.
   package var checksumOffload = false
-  /// The device takes TCP super-frames up to 64 KB for IPv4 / IPv6.
+  /// The device takes TCP super-frames for IPv4 / IPv6.
   package var tcpSegmentation4 = false
   package var tcpSegmentation6 = false
+  /// Largest IPv4 packet of a super-frame, bytes (Linux's gso_ipv4_max_size). What is over 65,535 bytes long says 0 in its
+  /// total-length field ("BIG TCP").
+  package var largestSuperPacket = 65535
   package init() {}
 }
 
@@ -44,7 +47,7 @@ package struct StackConfiguration: Sendable {
 package struct Stack: ~Copyable {
   /// Shared by all layers; at a fixed address.
   let environment: EnvironmentPointer
-  package let device: DeviceCapabilities
+  package internal(set) var device: DeviceCapabilities
   let address: IPv4Address
   let timestampSecret: HashKey
   let subnetBroadcast: IPv4Address

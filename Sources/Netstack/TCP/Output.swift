@@ -195,10 +195,12 @@ extension TransmissionControlBlock {
 
   /// Whether a segment smaller than SMSS may go out now: Nagle's rule as Minshall changed it (RFC 9293 §3.7.4, Linux's
   /// tcp_nagle_check), TCP_CORK and MSG_MORE.
-  private func mayPushSmall() -> Bool {
+  /// - Parameter segments: full ones that it would follow in the same super-segment. Behind many it goes along: what Nagle's rule
+  /// is against is a network full of small packets.
+  private func mayPushSmall(behind segments: Int = 0) -> Bool {
     if work.contains(.push) || finQueued { return true }
     if options.cork || moreComing { return false }
-    if options.noDelay { return true }
+    if options.noDelay || segments >= 16 { return true }
     let smallOutstanding = snd.smallEnd > snd.una && snd.smallEnd <= snd.nxt && snd.una != snd.nxt
     return !smallOutstanding
   }
@@ -221,7 +223,7 @@ extension TransmissionControlBlock {
     var length = min(available, windowRoom, max(congestionRoom, segment), max(limit, segment))
     if length == available {
       let partial = length % segment
-      if partial != 0, !mayPushSmall() { length -= partial }
+      if partial != 0, !mayPushSmall(behind: length / segment) { length -= partial }
     } else if length >= segment {
       length -= length % segment
     } else if !probing, length * 2 < snd.maximumWindow {

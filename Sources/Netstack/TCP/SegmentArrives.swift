@@ -75,25 +75,37 @@ extension TransmissionControlBlock {
     if timestampsOn, Int32(bitPattern: segment.options.timestampValue &- recentTimestamp) < 0 { return nil }
     let ack = segment.header.acknowledgment
 
+    let isNews = ack != snd.una
+    if isNews { guard ack > snd.una, ack <= snd.nxt, lossProbeEnd == nil else { return nil } }
+
     if segment.payloadLength == 0 {
-      guard ack > snd.una, ack <= snd.nxt, lossProbeEnd == nil else { return nil }
+      guard isNews else { return nil }
       noteTimestamp(segment, env)
       env.pointee.statistics.count(.tcpHPAcks)
-      var context = AckContext()
-      context.priorUna = snd.una
-      context.echo = timestampsOn ? segment.options.timestampEcho : nil
-      advance(to: ack, segment, &context, env)
-      congestionGrowth(context.acked, env)
+      acknowledge(upTo: ack, segment, env)
       work.insert(.output)
       return .done
     }
-    guard ack == snd.una, segment.payloadLength <= rcv.wnd, !readShutdown,
-      receiveQueue.memory < memoryLimit
-    else { return nil }
+    guard segment.payloadLength <= rcv.wnd, !readShutdown, receiveQueue.memory < memoryLimit else { return nil }
     noteTimestamp(segment, env)
     env.pointee.statistics.count(.tcpHPHits)
+    if isNews {
+      // An answer: it acknowledges the question.
+      acknowledge(upTo: ack, segment, env)
+      if dataEnd > snd.nxt { work.insert(.output) }
+    }
     acceptInOrder(segment, env)
     return .queued
+  }
+
+  /// New data of ours acknowledged, nothing lost.
+  @inline(__always)
+  private mutating func acknowledge(upTo ack: SequenceNumber, _ segment: Segment, _ env: EnvironmentPointer) {
+    var context = AckContext()
+    context.priorUna = snd.una
+    context.echo = timestampsOn ? segment.options.timestampEcho : nil
+    advance(to: ack, segment, &context, env)
+    congestionGrowth(context.acked, env)
   }
 
   @inline(__always)
