@@ -179,7 +179,9 @@ package enum HostRuntime {
   /// host's side; else none: only neighbours can be reached.
   private static func gateway(_ device: TAPDevice, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
     let network = Network(IPAddress(link.address), prefix: 96 + link.prefixLength)
-    let candidates: InlineArray<3, IPv4Address?> = [wanted, device.hostAddress, IPv4Address(198, 18, 0, 5)]
+    let candidates: InlineArray<3, IPv4Address?> = [
+      wanted, device.capabilities.hostAddress, IPv4Address(198, 18, 0, 5),
+    ]
     for i in candidates.indices {
       if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address {
         return candidate

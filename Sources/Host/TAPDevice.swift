@@ -35,8 +35,6 @@ package struct TAPDevice {
   /// Bytes of virtio_net_hdr in front of each frame: 10, or 0 where the device was made without.
   package let headerSize: Int
   package let capabilities: DeviceCapabilities
-  /// The kernel's own IPv4 address on the interface: our natural gateway.
-  package let hostAddress: IPv4Address?
 
   /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
   package static func attach(
@@ -91,9 +89,9 @@ package struct TAPDevice {
     capabilities.hardwareAddress = ourHardwareAddress(asking, name)
 
     let address = anp_interface_address(asking, name)
+    if address != 0 { capabilities.hostAddress = IPv4Address(bits: address) }
     return TAPDevice(
-      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
-      hostAddress: address == 0 ? nil : IPv4Address(bits: address))
+      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities)
   }
 
   /// IFF_TAP or IFF_TUN and IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old

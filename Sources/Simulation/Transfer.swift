@@ -63,6 +63,7 @@ package enum Transfer {
       configuration.device.linkType = plan.ethernet ? .ethernet : .ip
       configuration.device.hardwareAddress = MACAddress(bits: 0x02_00_00_00_00_00 | UInt64(last))
       configuration.address = IPv4Address(198, 18, 0, last)
+      configuration.device.hostAddress = IPv4Address(198, 18, 0, last == 4 ? 5 : 4)
       configuration.settings = settings
       configuration.secret = HashKey(random.next(), random.next())
       configuration.seed = random.next()

@@ -197,7 +197,7 @@ struct TAPTests {
       #expect(
         shard.pointee.work.device.capabilities.tcpSegmentation4
           && shard.pointee.work.device.capabilities.checksumOffload)
-      #expect(shard.pointee.work.device.hostAddress == IPv4Address(198, 18, 0, 5))
+      #expect(shard.pointee.work.device.capabilities.hostAddress == IPv4Address(198, 18, 0, 5))
 
       #expect(kernelIsRefused())
       echo(3_000_000, "a stream both ways")

@@ -24,8 +24,10 @@ package struct DeviceCapabilities: Sendable {
   /// The device takes TCP super-frames for IPv4 / IPv6.
   package var tcpSegmentation4 = false
   package var tcpSegmentation6 = false
-  /// Largest IPv4 packet of a super-frame, bytes (Linux's gso_ipv4_max_size). What is over 65,535 bytes long says 0 in its
-  /// total-length field ("BIG TCP").
+  /// The address at the device's other end: what is sent there is at its destination, uncut.
+  package var hostAddress: IPv4Address?
+  /// Largest IPv4 packet of a super-frame to `hostAddress`, bytes (Linux's gso_ipv4_max_size). Over 65,535 bytes its header says
+  /// 0 for a length ("BIG TCP").
   package var largestSuperPacket = 65535
   package init() {}
 }
