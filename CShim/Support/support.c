@@ -8,6 +8,9 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 
 int anp_kernel_socket(int domain, int type, int protocol) {
   return (int)anp_syscall3(SYS_socket, domain, type, protocol);
@@ -72,6 +75,27 @@ int anp_kernel_epoll_now(int epfd, struct epoll_event *events, int max) {
 ssize_t anp_kernel_pread(int fd, void *buffer, size_t count, int64_t offset) {
   return anp_syscall4(SYS_pread64, fd, (long)buffer, (long)count, offset);
 }
+
+int64_t anp_kernel_file_size(int fd) {
+  struct stat status;
+  if (anp_syscall4(SYS_newfstatat, fd, (long)"", (long)&status, AT_EMPTY_PATH) < 0) return -1;
+  return S_ISREG(status.st_mode) ? status.st_size : -1;
+}
+
+int anp_kernel_is_cached(int fd, int64_t offset, size_t count) {
+  char byte;
+  struct iovec one = {&byte, 1};
+  for (size_t at = 0; at < count; at += 65536)
+    if (anp_syscall6(SYS_preadv2, fd, (long)&one, 1, (long)offset + (long)at, 0, RWF_NOWAIT) == -EAGAIN) return 0;
+  return 1;
+}
+
+void *anp_kernel_map_file(int fd, int64_t offset, size_t count) {
+  long base = anp_syscall6(SYS_mmap, 0, (long)count, PROT_READ, MAP_SHARED, fd, offset);
+  return base < 0 && base >= -4095 ? NULL : (void *)base;
+}
+
+void anp_kernel_unmap(void *base, size_t count) { anp_syscall2(SYS_munmap, (long)base, (long)count); }
 
 ssize_t anp_kernel_read(int fd, void *buffer, size_t count) {
   return anp_syscall3(SYS_read, fd, (long)buffer, (long)count);

@@ -76,6 +76,9 @@ extension Shard {
   @inline(__always)
   package var callersMayPoll: Bool { work.busyPoll != nil && work.reportedDeviceError == 0 }
 
+  /// Of the payload of what is sent nobody but the device reads a byte.
+  package var deviceReadsPayload: Bool { work.device.capabilities.checksumOffload && !work.capture.isOn }
+
   /// The device reports an error instead of frames.
   package func noteDeviceLost() {
     let me = here

@@ -103,8 +103,10 @@ struct Transmitter {
     // A kernel whose memory is in small pieces has no packet for so much at once.
     let isTooBig = packet.count > 65536 && (error == EMSGSIZE || error == ENOBUFS || error == ENOMEM)
     if isTooBig { shard.pointee.stack.limitSuperPackets() }
+    // A mapped file that became shorter (sendfile), or a program's bad pointer.
+    let isGone = error == EFAULT
     let full = error == EAGAIN || error == ENOBUFS || error == ENOMEM || isTooBig
-    let reason: DropReason = full ? .transmitQueueFull : .deviceError
+    let reason: DropReason = full ? .transmitQueueFull : isGone ? .payloadGone : .deviceError
     shard.pointee.stack.count(.txErrors)
     shard.pointee.stack.statistics[drop: reason] &+= 1
     if shard.pointee.stack.trace.allows(.device, .warn) {
@@ -113,7 +115,7 @@ struct Transmitter {
       event.b = Int64(error)
       shard.pointee.stack.trace.append(event)
     }
-    if !full { shard.pointee.reportDeviceError(error) }
+    if !full, !isGone { shard.pointee.reportDeviceError(error) }
   }
 }
 

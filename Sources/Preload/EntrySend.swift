@@ -1,4 +1,4 @@
-// Owns: the sending calls: write, writev, send, sendto, sendmsg, and sendfile. Read first: send(2), and tcp_sendmsg_locked
+// Owns: the sending calls: write, writev, send, sendto, sendmsg (sendfile: EntrySendfile.swift). Read first: send(2), and tcp_sendmsg_locked
 // in Linux for partial counts and SIGPIPE.
 
 import CSupport
@@ -32,7 +32,7 @@ public func entrySend(
 /// A sender with so much under way looks at the device after each call.
 private var streamingBytes: Int { 65536 }
 
-private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
+func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
@@ -44,7 +44,8 @@ private func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
     if buffers.piece(at: sent).0.count >= lendingBytes {
       // What it cannot take is left to the ordinary way below.
-      sent += sendLent(description, buffers, flags, sent)
+      let (piece, isLast) = buffers.piece(at: sent)
+      sent += sendLent(description, UnsafeRawBufferPointer(piece), isLast ? flags : flags | MessageFlag.more)
       if sent == buffers.total { return sent }
     }
     let result = withShard(description) { shard, now throws(SocketError) in
@@ -85,24 +86,36 @@ private var lendingBytes: Int { 16384 }
 /// What is left of a loan is copied without waiting for more when it is no more than this.
 private var copiedBytes: Int { 4096 }
 
-/// Sends the piece at `sent` from where it lies, for as long as acknowledgments come in at once, and copies only what is not yet
+/// Whether this is the moment for `sendLent`.
+/// - Parameter untouched: nor may the stack itself look at the bytes, for a checksum or a capture.
+func mayLend(_ description: DescriptionPointer, untouched: Bool) -> Bool {
+  let shard = description.pointee.shard.unsafelyUnwrapped
+  guard shard.pointee.callersMayPoll, !untouched || shard.pointee.deviceReadsPayload else { return false }
+  shard.pointee.lock()
+  let may = shard.pointee.stack.canLend(description.pointee.handle)
+  shard.pointee.unlock()
+  return may
+}
+
+/// Sends `bytes` from where they lie, for as long as acknowledgments come in at once, and copies only what is not yet
 /// acknowledged then. The thread stays inside all the while, so no handler can jump out of the loan. Returns how many bytes the
 /// stack has taken, 0 where this is not the moment.
-private func sendLent(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ sent: Int) -> Int {
+/// - Parameter file: whose mapping `bytes` are: they must not be read here.
+func sendLent(
+  _ description: DescriptionPointer, _ bytes: UnsafeRawBufferPointer, _ flags: Int32, of file: FileStretch? = nil
+) -> Int {
   let shard = description.pointee.shard.unsafelyUnwrapped
   guard shard.pointee.callersMayPoll else { return 0 }
-  let (piece, isLast) = buffers.piece(at: sent)
   let handle = description.pointee.handle
   shard.pointee.lock()
   guard shard.pointee.stack.canLend(handle) else {
     shard.pointee.unlock()
     return 0
   }
-  let sendFlags: SendFlags = isLast && flags & MessageFlag.more == 0 ? .lend : [.lend, .more]
   var taken = 0
   do throws(SocketError) {
     taken = try shard.pointee.stack.send(
-      handle, UnsafeRawBufferPointer(piece), flags: sendFlags, now: shard.pointee.now())
+      handle, bytes, flags: flags & MessageFlag.more == 0 ? .lend : [.lend, .more], now: shard.pointee.now())
   } catch {
     // The ordinary way meets the same error and reports it.
     taken = 0
@@ -114,7 +127,16 @@ private func sendLent(_ description: DescriptionPointer, _ buffers: Buffers, _ f
     // An acknowledgment for each super-segment is what a peer on this machine sends at once.
     hasNews = hasNews && Resident.pollForAcknowledgments(most: max(1, taken >> 16))
     shard.pointee.lock()
-    let isDone = !hasNews || shard.pointee.stack.lentBytes(handle) <= copiedBytes
+    let rest = shard.pointee.stack.lentBytes(handle)
+    let isDone = !hasNews || rest <= copiedBytes
+    if isDone, rest > 0, let file {
+      shard.pointee.unlock()
+      let copy = file.read(endingAt: taken, last: rest)
+      shard.pointee.lock()
+      shard.pointee.stack.replaceLent(handle, with: copy, endingBefore: rest &- copy.count)
+      shard.pointee.unlock()
+      continue
+    }
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)
     shard.pointee.unlock()
     if isSettled { return taken }
@@ -215,47 +237,4 @@ private func parseDestination(
     return .endpoint(Endpoint(IPAddress(IPv4Address(bits: name.bigEndian32(at: 4))), name.bigEndian16(at: 2)))
   }
   return SockAddr.parse(name, length: length, family: description.pointee.family)
-}
-
-// MARK: sendfile
-
-/// sendfile to a stack socket: read a stretch of the file, send it. `offset` NULL: the file's own position moves by what was sent.
-@c(anp_entry_sendfile)
-public func entrySendfile(
-  _ fd: Int32, _ entry: UInt64, _ input: Int32, _ offset: UnsafeMutablePointer<Int64>?, _ count: Int,
-  _ stretch: UnsafeMutableRawPointer, _ stretchSize: Int
-) -> Int {
-  withSocket(fd, entry) { description in
-    if description.pointee.side == .undecided { return passToKernel }
-    if description.pointee.kind == .datagram { return -Errno.invalid }
-    if anp_fd_look_up(input) != 0 { return -Errno.invalid }
-    var position = offset?.pointee ?? anp_kernel_seek(input, 0, 1)
-    if offset == nil, position < 0 { return Int(position) == -Errno.badDescriptor ? Int(position) : -Errno.invalid }
-    if position < 0 { return -Errno.invalid }
-    var sent = 0
-    var result = 0
-    while sent < count {
-      let wanted = min(count - sent, stretchSize)
-      let length = anp_kernel_pread(input, stretch, wanted, position)
-      if length <= 0 {
-        result = length
-        break
-      }
-      var vector = iovec(iov_base: stretch, iov_len: numericCast(length))
-      var error = 0
-      guard let buffers = Buffers(&vector, count: 1, error: &error) else { return error }
-      result = sendStream(description, buffers, sent + length < count ? MessageFlag.more : 0)
-      if result < 0 { break }
-      sent += result
-      position += Int64(result)
-      if result < length { break }
-    }
-    if result == referenceLost { return result }
-    if let offset {
-      offset.pointee = position
-    } else if sent > 0 {
-      _ = anp_kernel_seek(input, position, 0)
-    }
-    return sent > 0 ? sent : result
-  }
 }

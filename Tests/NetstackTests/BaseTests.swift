@@ -135,6 +135,26 @@ struct ByteRingTests {
     #expect(append([9], to: &ring) == 1 && read(ring, 0, 3) == [6, 7, 9])
   }
 
+  @Test("The first of the lent bytes are taken from elsewhere; what was acknowledged meanwhile is passed over")
+  func replacing() {
+    var ring = ByteRing()
+    #expect(append([1, 2], to: &ring) == 2)
+    let memory: [UInt8] = [3, 4, 5, 6, 7]
+    memory.withUnsafeBytes { lent in
+      #expect(ring.lend(lent, limit: 100) == 5)
+      // A copy of [3, 4, 5], which end 2 before the end; until it is here, 3 bytes have gone.
+      ring.drop(3)
+      let taken = [UInt8]([30, 40, 50]).withUnsafeBytes { ring.replaceLent(with: $0, endingBefore: 2) }
+      #expect(taken == 2 && ring.count == 4 && ring.lentCount == 2)
+      #expect(read(ring, 0, 4) == [40, 50, 6, 7])
+      let late = [UInt8]([50]).withUnsafeBytes { ring.replaceLent(with: $0, endingBefore: 2) }
+      #expect(late == 0 && ring.count == 4)
+      let isSettled = ring.settle()
+      #expect(isSettled)
+    }
+    #expect(!ring.isLent && read(ring, 0, 4) == [40, 50, 6, 7])
+  }
+
   @Test("Bytes come out as they went in; the limit holds")
   func limit() {
     var ring = ByteRing()

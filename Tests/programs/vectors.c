@@ -3,6 +3,7 @@
 #include "probe.h"
 
 #include <limits.h>
+#include <pthread.h>
 #include <sys/sendfile.h>
 
 static unsigned char data[300000], got[300000];
@@ -107,6 +108,40 @@ static void messages(void) {
   peer("close x");
 }
 
+static volatile int is_shrinking;
+
+static void *shrink(void *argument) {
+  int file = *(int *)argument;
+  for (int i = 0; i < 300; i++) {
+    MUST(ftruncate(file, 0));
+    MUST(pwrite(file, data, sizeof data, 0));
+  }
+  is_shrinking = 0;
+  return NULL;
+}
+
+// Whatever is sent then: the program must live.
+static void shrinking_file(void) {
+  section("sendfile of a file that becomes shorter meanwhile");
+  char name[] = "sendfile-XXXXXX";
+  int file = mkstemp(name);
+  unlink(name);
+  MUST(pwrite(file, data, sizeof data, 0));
+  int fd = pair_with_peer("x");
+  peer("sink x");
+  pthread_t thread;
+  is_shrinking = 1;
+  MUST(pthread_create(&thread, NULL, shrink, &file));
+  while (is_shrinking) {
+    off_t offset = 0;
+    if (sendfile(fd, file, &offset, sizeof data) < 0) note("%s", error_name(errno));
+  }
+  pthread_join(thread, NULL);
+  CALL(shutdown(fd, SHUT_WR));
+  close(fd);
+  close(file);
+}
+
 static void files(void) {
   section("sendfile");
   signal(SIGPIPE, SIG_IGN);
@@ -135,6 +170,11 @@ static void files(void) {
   long total = 0, count;
   while ((count = sendfile(fd, file, &offset, sizeof data - total)) > 0)
     total += count;
+  note("%ld", total);
+  note("from the middle of a page");
+  total = 0;
+  offset = 4099;
+  while ((count = sendfile(fd, file, &offset, sizeof data)) > 0) total += count;
   note("%ld", total);
   CALL(shutdown(fd, SHUT_WR));
   peer("wait x");
@@ -168,5 +208,6 @@ int main(void) {
   vectors();
   messages();
   files();
+  shrinking_file();
   note("\nend");
 }

@@ -72,6 +72,13 @@ int anp_kernel_poll_now(struct pollfd *fds, unsigned count);
 /// epoll_wait without waiting.
 int anp_kernel_epoll_now(int epfd, struct epoll_event *events, int max);
 ssize_t anp_kernel_pread(int fd, void *buffer, size_t count, int64_t offset);
+/// The size of a regular file, -1 of anything else.
+int64_t anp_kernel_file_size(int fd);
+/// Whether the kernel has the file's bytes in memory, as far as a look at one page in sixteen tells.
+int anp_kernel_is_cached(int fd, int64_t offset, size_t count);
+/// A read-only mapping; NULL where there can be none.
+void *anp_kernel_map_file(int fd, int64_t offset, size_t count);
+void anp_kernel_unmap(void *base, size_t count);
 ssize_t anp_kernel_read(int fd, void *buffer, size_t count);
 int64_t anp_kernel_seek(int fd, int64_t offset, int whence);
 /// Adds 1 to an eventfd; a full counter is as good as a success.

@@ -63,6 +63,16 @@ package struct ByteRing: ~Copyable {
     return n
   }
 
+  /// The first bytes of what is still lent are from now on the ring's own, taken from `bytes` instead, which held them
+  /// `distance` before the loan's end; those that have been dropped meanwhile are passed over.
+  package mutating func replaceLent(with bytes: UnsafeRawBufferPointer, endingBefore distance: Int) -> Int {
+    let gone = distance + bytes.count - lent.count
+    guard gone < bytes.count else { return 0 }
+    let n = append(UnsafeRawBufferPointer(rebasing: bytes[max(gone, 0)...]), limit: .max)
+    lent = UnsafeRawBufferPointer(rebasing: lent[n...])
+    return n
+  }
+
   /// Ends the loan: what is left of it is copied. False while a frame may still point into it; nothing has changed then.
   package mutating func settle() -> Bool {
     guard pins == 0 else { return false }

@@ -138,7 +138,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
   case tcpMalformed, tcpChecksum, tcpNoSocket, tcpInvalidFlags, tcpSequenceOutOfWindow, tcpOldAck, tcpUnacceptableAck
   case tcpPAWS, tcpListenQueueFull, tcpAcceptQueueFull, tcpReceiveBufferFull, tcpOutOfOrderLimit, tcpClosed
   case tcpInvalidReset, tcpDuplicate, tcpNoMemory
-  case noBuffer, transmitQueueFull, deviceError
+  case noBuffer, transmitQueueFull, payloadGone, deviceError
 
   package var name: StaticString {
     switch self {
@@ -189,6 +189,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case .tcpNoMemory: "tcp-no-memory"
     case .noBuffer: "no-buffer"
     case .transmitQueueFull: "transmit-queue-full"
+    case .payloadGone: "payload-gone"
     case .deviceError: "device-error"
     }
   }

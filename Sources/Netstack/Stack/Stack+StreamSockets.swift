@@ -359,6 +359,16 @@ extension Stack {
     return true
   }
 
+  /// For a loan that must not be read here: copies its first bytes from elsewhere. `bytes` ends `distance` before the loan does.
+  package mutating func replaceLent(
+    _ socket: SocketHandle, with bytes: UnsafeRawBufferPointer, endingBefore distance: Int
+  ) {
+    guard let tcb = tcbs.pointer(socket.slot) else { return }
+    let n = tcb.pointee.sendBuffer.replaceLent(with: bytes, endingBefore: distance)
+    environment.pointee.statistics.count(.copiesIn)
+    environment.pointee.statistics.count(.copyBytesIn, n)
+  }
+
   /// Bytes of `send` with `.lend` that are neither acknowledged nor copied.
   @inline(__always)
   package func lentBytes(_ socket: SocketHandle) -> Int { tcbs.pointer(socket.slot)?.pointee.sendBuffer.lentCount ?? 0 }

@@ -68,10 +68,10 @@ extension Stack {
     guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .tcp) }
     if plan.payloadLength > 0 {
       let (first, second, third) = tcb.pointee.sendBuffer.slices(at: plan.payloadOffset, length: plan.payloadLength)
-      if plan.payloadLength <= Self.copyThreshold {
+      // What is lent is the device's to read: a mapped file may have become shorter.
+      if plan.payloadLength <= Self.copyThreshold, third.count == 0 {
         append(first, to: packet)
         append(second, to: packet)
-        append(third, to: packet)
       } else {
         add(first, to: packet)
         add(second, to: packet)
