@@ -78,7 +78,7 @@ ssize_t anp_kernel_pread(int fd, void *buffer, size_t count, int64_t offset) {
 
 int64_t anp_kernel_file_size(int fd) {
   struct stat status;
-  if (anp_syscall4(SYS_newfstatat, fd, (long)"", (long)&status, AT_EMPTY_PATH) < 0) return -1;
+  if (anp_syscall2(SYS_fstat, fd, (long)&status) < 0) return -1;
   return S_ISREG(status.st_mode) ? status.st_size : -1;
 }
 

@@ -70,7 +70,7 @@ public func entrySendfile(
     if offset == nil, position < 0 { return Int(position) == -Errno.badDescriptor ? Int(position) : -Errno.invalid }
     if position < 0 { return -Errno.invalid }
     // Bytes after a file's end are no reason to hold back what is before it.
-    let size = anp_kernel_file_size(input)
+    let size = count > stretchSize ? anp_kernel_file_size(input) : -1
     let count = size < 0 ? count : min(count, Int(clamping: max(size - position, 0)))
     var sent = 0
     var result = 0
@@ -94,7 +94,7 @@ public func entrySendfile(
       var vector = iovec(iov_base: stretch, iov_len: numericCast(length))
       var error = 0
       guard let buffers = Buffers(&vector, count: 1, error: &error) else { return error }
-      result = sendStream(description, buffers, sent + length < count ? MessageFlag.more : 0)
+      result = sendStream(description, buffers, length == wanted && sent + length < count ? MessageFlag.more : 0)
       if result < 0 { break }
       sent += result
       position += Int64(result)
