@@ -1,4 +1,5 @@
-// Owns: the ancillary data of recvmsg on datagram sockets: SCM_TIMESTAMP(NS), IP_PKTINFO, IP_TTL, IP_TOS.
+// Owns: the ancillary data of recvmsg: on datagram sockets SCM_TIMESTAMP(NS), IP_PKTINFO, IP_TTL, IP_TOS; from the error queue
+// IP_RECVERR.
 // Read first: cmsg(3), ip(7). Layout: a 16-byte cmsghdr (length, level, type), data, padding to 8.
 
 import CSupport
@@ -37,6 +38,28 @@ enum ControlMessages {
     }
     if try shard.pointee.stack.option(handle, .receiveTOS) != 0 {
       writer.append(Level.ip, 1, datagram.typeOfService)
+    }
+    message.pointee.msg_controllen = numericCast(writer.used)
+    if writer.isCut { message.pointee.msg_flags |= MessageFlag.controlTruncated }
+  }
+
+  /// struct sock_extended_err and an offender's address, which is nobody's.
+  static func write(_ range: ZeroCopyQueue.Range, family: Int32, to message: UnsafeMutablePointer<msghdr>) {
+    message.pointee.msg_namelen = 0
+    message.pointee.msg_flags = MessageFlag.errorQueue
+    guard let control = message.pointee.msg_control else {
+      message.pointee.msg_controllen = 0
+      return
+    }
+    var writer = Writer(base: control, room: Int(message.pointee.msg_controllen))
+    let origin: UInt8 = 5  // SO_EE_ORIGIN_ZEROCOPY
+    let code: UInt8 = range.isCopied ? 1 : 0  // SO_EE_CODE_ZEROCOPY_COPIED
+    let error = (UInt32(0), origin, UInt8(0), code, UInt8(0), range.first, range.last)
+    if family == Family.inet {
+      writer.append(Level.ip, 11, (error, UInt64(0), UInt64(0)))
+    } else {
+      // struct sockaddr_in6, 28 bytes
+      writer.append(Level.ipv6, 25, (error, UInt64(0), UInt64(0), UInt64(0), UInt32(0)))
     }
     message.pointee.msg_controllen = numericCast(writer.used)
     if writer.isCut { message.pointee.msg_flags |= MessageFlag.controlTruncated }

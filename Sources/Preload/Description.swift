@@ -48,6 +48,7 @@ struct Description: ~Copyable, Pooled {
   var boundToEphemeral = false
   /// A connect is under way whose success no connect call has reported yet.
   var connectUnreported = false
+  var zeroCopy = ZeroCopyQueue()
   var recorded = RecordedOptions()
 
   /// Futex words that change when the socket may have become readable or writable, and whether anybody sleeps there.
@@ -89,6 +90,7 @@ struct Description: ~Copyable, Pooled {
     timestamps = 0
     boundToEphemeral = false
     connectUnreported = false
+    zeroCopy = ZeroCopyQueue()
     recorded = RecordedOptions()
     readWaiting.store(false, ordering: .relaxed)
     writeWaiting.store(false, ordering: .relaxed)
@@ -110,7 +112,8 @@ extension UnsafeMutablePointer where Pointee == Description {
   func readinessLocked() -> UInt32 {
     switch pointee.side {
     case .stack:
-      let level = pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
+      var level = pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
+      if !pointee.zeroCopy.isEmpty { level |= PollEvent.error }
       // datagram_poll says EPOLLWRBAND as well, tcp_poll does not.
       return pointee.kind == .datagram && level & PollEvent.writable != 0 ? level | PollEvent.writeBand : level
     case .undecided, .kernel:

@@ -221,6 +221,7 @@ private func acceptReady(
   accepted.pointee.nonBlocking.store(flags & SocketType.nonBlocking != 0, ordering: .relaxed)
   accepted.pointee.receiveTimeout = listener.pointee.receiveTimeout
   accepted.pointee.sendTimeout = listener.pointee.sendTimeout
+  accepted.pointee.zeroCopy.isOn = listener.pointee.zeroCopy.isOn
   accepted.pointee.shard = listener.pointee.shard
   var peer = Endpoint(.anyIPv4, 0)
   var result = withShard(listener) { shard, now throws(SocketError) in

@@ -74,6 +74,9 @@ private func set(
   case .timestampNanoseconds:
     description.pointee.timestamps = number != 0 ? 2 : 0
     return 0
+  case .zeroCopy:
+    description.pointee.zeroCopy.isOn = number != 0
+    return 0
   case .hopLimit:
     // -1 is the default, which IP_TTL does not know.
     return number < 0 ? 0 : apply(description, .timeToLive, number)
@@ -176,6 +179,7 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answ
   case .onlyIPv6: return answer.write(description.pointee.onlyIPv6 ? 1 : 0)
   case .timestamp: return answer.write(description.pointee.timestamps == 1 ? 1 : 0)
   case .timestampNanoseconds: return answer.write(description.pointee.timestamps == 2 ? 1 : 0)
+  case .zeroCopy: return answer.write(description.pointee.zeroCopy.isOn ? 1 : 0)
   case .receiveTimeout: return write(description.pointee.receiveTimeout, answer)
   case .sendTimeout: return write(description.pointee.sendTimeout, answer)
   case .pendingError:

@@ -28,8 +28,8 @@ public func entryReceive(
     if buffers.total == 0, flags & MessageFlag.plainIO != 0 { return 0 }
     // There is no urgent data; datagrams know no such thing.
     if flags & MessageFlag.outOfBand != 0, description.pointee.kind == .stream { return -Errno.invalid }
-    // Errors come with the calls themselves; the queue of IP_RECVERR is empty.
-    if flags & MessageFlag.errorQueue != 0 { return -Errno.again }
+    // Errors come with the calls themselves: the error queue has only MSG_ZEROCOPY's notifications.
+    if flags & MessageFlag.errorQueue != 0 { return ZeroCopy.receive(description, message) }
     return description.pointee.kind == .stream
       ? receiveStream(description, buffers, flags, message)
       : receiveDatagram(description, buffers, flags, message)

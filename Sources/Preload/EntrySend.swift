@@ -16,7 +16,9 @@ public func entrySend(
     var error = 0
     guard let buffers = Buffers(vectors, count: count, error: &error) else { return error }
     if description.pointee.kind == .datagram {
-      return sendDatagram(description, fd, buffers, flags, name, nameLength)
+      let sent = sendDatagram(description, fd, buffers, flags, name, nameLength)
+      if flags & MessageFlag.zeroCopy != 0 { ZeroCopy.complete(description, sent: sent, isCopied: true) }
+      return sent
     }
     // ENOTCONN or EPIPE, and the placeholder knows which.
     if description.pointee.side == .undecided {
@@ -33,6 +35,16 @@ public func entrySend(
 private var streamingBytes: Int { 65536 }
 
 func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
+  var isCopied = false
+  let sent = push(description, buffers, flags, &isCopied)
+  if flags & MessageFlag.zeroCopy != 0 { ZeroCopy.complete(description, sent: sent, isCopied: isCopied) }
+  return sent
+}
+
+/// - Parameter isCopied: becomes true where bytes were copied into the send buffer.
+private func push(
+  _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ isCopied: inout Bool
+) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
@@ -45,11 +57,13 @@ func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: 
     if buffers.piece(at: sent).0.count >= lendingBytes {
       // What it cannot take is left to the ordinary way below.
       let (piece, isLast) = buffers.piece(at: sent)
-      sent += sendLent(description, UnsafeRawBufferPointer(piece), isLast ? flags : flags | MessageFlag.more)
+      sent += sendLent(description, UnsafeRawBufferPointer(piece), isLast ? flags : flags | MessageFlag.more, &isCopied)
       if sent == buffers.total { return sent }
     }
     let result = withShard(description) { shard, now throws(SocketError) in
       if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
+      let before = sent
+      defer { if sent > before { isCopied = true } }
       let result = try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
       isStreaming = shard.pointee.stack.unacknowledgedBytes(description.pointee.handle) >= streamingBytes
       return result
@@ -100,9 +114,11 @@ func mayLend(_ description: DescriptionPointer, untouched: Bool) -> Bool {
 /// Sends `bytes` from where they lie, for as long as acknowledgments come in at once, and copies only what is not yet
 /// acknowledged then. The thread stays inside all the while, so no handler can jump out of the loan. Returns how many bytes the
 /// stack has taken, 0 where this is not the moment.
+/// - Parameter isCopied: becomes true where it copied any.
 /// - Parameter file: whose mapping `bytes` are: they must not be read here.
 func sendLent(
-  _ description: DescriptionPointer, _ bytes: UnsafeRawBufferPointer, _ flags: Int32, of file: FileStretch? = nil
+  _ description: DescriptionPointer, _ bytes: UnsafeRawBufferPointer, _ flags: Int32, _ isCopied: inout Bool,
+  of file: FileStretch? = nil
 ) -> Int {
   let shard = description.pointee.shard.unsafelyUnwrapped
   guard shard.pointee.callersMayPoll else { return 0 }
@@ -139,7 +155,10 @@ func sendLent(
     }
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)
     shard.pointee.unlock()
-    if isSettled { return taken }
+    if isSettled {
+      if rest > 0 { isCopied = true }
+      return taken
+    }
     // Another thread is just writing a frame of ours.
     if isDone { anp_yield() }
   }

@@ -49,9 +49,11 @@ private func sendMapped(
   let begin = position & ~(pageSize - 1)
   let skipped = Int(position - begin)
   guard let base = anp_kernel_map_file(input, begin, skipped + length) else { return 0 }
+  var isCopied = false
   let taken = sendLent(
     description, UnsafeRawBufferPointer(start: base + skipped, count: length),
-    length < count ? MessageFlag.more : 0, of: FileStretch(descriptor: input, position: position, memory: memory))
+    length < count ? MessageFlag.more : 0, &isCopied,
+    of: FileStretch(descriptor: input, position: position, memory: memory))
   anp_kernel_unmap(base, skipped + length)
   return taken
 }

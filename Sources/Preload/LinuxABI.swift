@@ -24,6 +24,7 @@ enum MessageFlag {
   static var errorQueue: Int32 { 0x2000 }
   static var noSignal: Int32 { 0x4000 }
   static var more: Int32 { 0x8000 }
+  static var zeroCopy: Int32 { 0x0400_0000 }
   static var fastOpen: Int32 { 0x2000_0000 }
   /// Not Linux's: this call is read or readv (a zero length returns at once), or write or writev.
   static var plainIO: Int32 { 0x0100_0000 }

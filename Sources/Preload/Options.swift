@@ -13,6 +13,7 @@ enum OptionRoute: Equatable {
   /// SO_TYPE, SO_DOMAIN, SO_PROTOCOL
   case type, domain, ipProtocol
   case timestamp, timestampNanoseconds
+  case zeroCopy
   /// Not supported: ENOPROTOOPT, as from a kernel without it.
   case unsupported
 }
@@ -48,6 +49,7 @@ enum Options {
     case 35, 64: .timestampNanoseconds
     case 38: .ipProtocol
     case 39: .domain
+    case 60: .zeroCopy
     // SO_DEBUG, SO_DONTROUTE, SO_OOBINLINE, SO_PRIORITY, SO_PASSCRED, SO_PEERCRED, SO_SNDLOWAT, SO_BINDTODEVICE, SO_PEERNAME,
     // SO_MARK, SO_RXQ_OVFL, SO_BUSY_POLL, SO_MAX_PACING_RATE, SO_INCOMING_CPU, SO_INCOMING_NAPI_ID, SO_COOKIE,
     // SO_PREFER_BUSY_POLL, SO_BUSY_POLL_BUDGET
