@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers bench bench-lecture simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers bench bench-lecture bench-zerocopy simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -58,6 +58,11 @@ bench: all
 bench-lecture: all
 	@scripts/install-deps.sh bench
 	@/usr/bin/python3 -B scripts/bench/lecture.py
+
+## bench-zerocopy: write against send with MSG_ZEROCOPY, the kernel's and the stack's (some two minutes)
+bench-zerocopy: all
+	@scripts/install-deps.sh test
+	@python3 -B scripts/bench/zerocopy.py
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:

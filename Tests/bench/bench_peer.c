@@ -1,7 +1,7 @@
 // Owns: the small client and server that the benchmark measures with, where no standard tool does what a row needs. The same
 // binary is run on the kernel's stack and under the library. Times are CLOCK_MONOTONIC; results go to stdout as "name value".
 //
-// usage: bench_peer MODE ADDRESS PORT [N]
+// usage: bench_peer MODE ADDRESS PORT [N [SIZE [zerocopy]]]
 //   servers (run until killed; "ready" on stdout once they listen)
 //     sink        reads 128 KB at a time until end of file, connection after connection
 //     source      writes 128 KB at a time until the client is gone
@@ -10,7 +10,7 @@
 //     drain       reads to the end, then closes
 //     epoll-echo  like echo, one epoll set for all connections (level-triggered)
 //   clients
-//     send        writes 128 KB at a time for N seconds; ends when the server has read all
+//     send        writes SIZE bytes (128 KB) at a time for N seconds, with MSG_ZEROCOPY if asked; ends when the server has read all
 //     receive     reads 128 KB at a time for N seconds
 //     pingpong    N times one byte to and fro; the first tenth is not counted
 //     connects    for N seconds: connect, read to the end, close
@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,8 +33,17 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 128 << 10 };
-static char block[BLOCK];
+#ifndef SO_ZEROCOPY
+#define SO_ZEROCOPY 60
+#endif
+#ifndef MSG_ZEROCOPY
+#define MSG_ZEROCOPY 0x4000000
+#endif
+
+enum { BLOCK = 128 << 10, LARGEST = 1 << 20 };
+static char block[LARGEST];
+static size_t size = BLOCK;
+static int zero_copy;
 static struct sockaddr_in address;
 
 static void die(const char *what) {
@@ -128,13 +138,36 @@ static int connected(void) {
   return fd;
 }
 
+/// Takes what the error queue says of sends that are complete. The block never changes, so nothing depends on it.
+static void reap(int fd) {
+  char control[128];
+  struct msghdr message = {.msg_control = control, .msg_controllen = sizeof control};
+  while (recvmsg(fd, &message, MSG_ERRQUEUE) >= 0) message.msg_controllen = sizeof control;
+}
+
+static ssize_t send_block(int fd) {
+  if (!zero_copy) return write(fd, block, size);
+  ssize_t n;
+  while ((n = send(fd, block, size, MSG_ZEROCOPY)) < 0 && errno == ENOBUFS) {
+    // Too many that are not complete.
+    struct pollfd entry = {.fd = fd};
+    poll(&entry, 1, -1);
+    reap(fd);
+  }
+  reap(fd);
+  return n;
+}
+
 static void transfer(double seconds, int sending) {
   int fd = connected();
+  if (zero_copy && setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &zero_copy, sizeof zero_copy) != 0) die("SO_ZEROCOPY");
+  double total = 0;
   // The first tenth is slow start and page faults.
   double begin = now(), counted = 0, from = begin, end = begin + seconds;
   int warm = 0;
   for (;;) {
-    ssize_t n = sending ? write(fd, block, BLOCK) : read(fd, block, BLOCK);
+    ssize_t n = sending ? send_block(fd) : read(fd, block, BLOCK);
+    total += n > 0 ? (double)n : 0;
     if (n <= 0) die(sending ? "write" : "read");
     double t = now();
     if (warm) counted += (double)n;
@@ -147,6 +180,11 @@ static void transfer(double seconds, int sending) {
   }
   say("seconds", now() - from);
   say("bytes", counted);
+  struct rusage used;
+  getrusage(RUSAGE_SELF, &used);
+  say("total", total);
+  say("process", (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+                     (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -212,11 +250,14 @@ static void idle(int count) {
 
 int main(int argc, char **argv) {
   if (argc < 4) {
-    fprintf(stderr, "usage: bench_peer MODE ADDRESS PORT [N]\n");
+    fprintf(stderr, "usage: bench_peer MODE ADDRESS PORT [N [SIZE [zerocopy]]]\n");
     return 2;
   }
   const char *mode = argv[1];
   double n = argc > 4 ? atof(argv[4]) : 1;
+  if (argc > 5) size = (size_t)atol(argv[5]);
+  if (size < 1 || size > LARGEST) size = BLOCK;
+  zero_copy = argc > 6 && strcmp(argv[6], "zerocopy") == 0;
   address.sin_family = AF_INET;
   address.sin_port = htons((uint16_t)atoi(argv[3]));
   if (inet_pton(AF_INET, argv[2], &address.sin_addr) != 1) die(argv[2]);

@@ -5,19 +5,16 @@
 import argparse
 import os
 import re
-import shutil
 import statistics
 import sys
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(1, os.path.join(TOP, "scripts", "matrix"))
 
-import network  # noqa: E402
 from compile import compile_programs  # noqa: E402
 from network import DEVICE, PEER  # noqa: E402
-from sides import STACK, Side, busy_seconds, figures, say  # noqa: E402
+from sides import STACK, Side, busy_seconds, figures, in_isolation, say  # noqa: E402
 
 # What is changed, the settings, the device's MTU.
 STEPS = [
@@ -159,14 +156,7 @@ def main():
     parser.add_argument("--library", default=os.path.join(TOP, "build", "libanp.so"), help="default: build/libanp.so")
     parser.add_argument("--output", default=os.path.join(TOP, "docs"), help="folder for lecture.tsv and lecture.png (default docs)")
     options = parser.parse_args()
-    if not os.path.exists(options.library):
-        say(f"bench-lecture: no {options.library}: 'make' builds it")
-        return 2
-    scratch = tempfile.mkdtemp(prefix="anp-lecture.")
-    try:
-        return network.isolated(scratch, lambda: run(options, scratch))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return in_isolation("bench-lecture", options.library, lambda scratch: run(options, scratch))
 
 
 sys.exit(main())

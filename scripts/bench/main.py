@@ -4,20 +4,17 @@ import argparse
 import fnmatch
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(1, os.path.join(TOP, "scripts", "matrix"))
 
-import network  # noqa: E402
 from compile import compile_programs  # noqa: E402
 from rows import ALONE, ROWS, Options  # noqa: E402
-from sides import KERNEL, STACK, Side, say  # noqa: E402
+from sides import KERNEL, STACK, Side, in_isolation, say  # noqa: E402
 
 
 def arguments():
@@ -141,14 +138,7 @@ def main():
         for row in ROWS + ALONE:
             print(f"{row.name:<12} {'; '.join(goal.label for goal in row.goals.values())}")
         return 0
-    if not os.path.exists(options.library):
-        say(f"bench: no {options.library}: 'make' builds it")
-        return 2
-    scratch = tempfile.mkdtemp(prefix="anp-bench.")
-    try:
-        return network.isolated(scratch, lambda: run(options, scratch))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return in_isolation("bench", options.library, lambda scratch: run(options, scratch))
 
 
 sys.exit(main())

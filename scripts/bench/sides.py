@@ -4,8 +4,10 @@
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import network
@@ -73,6 +75,18 @@ class Side:
     def peer(self, command, cpu=None, stdin=subprocess.DEVNULL):
         """Its peer: always the kernel's TCP."""
         return self._start(self.programs[1], command, {}, cpu, stdin)
+
+
+def in_isolation(name, library, run):
+    """The exit code of `run(scratch)`, in network and process namespaces of its own, with a folder that is gone after."""
+    if not os.path.exists(library):
+        say(f"{name}: no {library}: 'make' builds it")
+        return 2
+    scratch = tempfile.mkdtemp(prefix=f"anp-{name}.")
+    try:
+        return network.isolated(scratch, lambda: run(scratch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def busy_seconds():
