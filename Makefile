@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers bench bench-lecture bench-zerocopy simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers bench bench-lecture bench-zerocopy profile simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -63,6 +63,11 @@ bench-lecture: all
 bench-zerocopy: all
 	@scripts/install-deps.sh test
 	@python3 -B scripts/bench/zerocopy.py
+
+## profile: where the time of send, receive and round trips goes: a list each, and a flame graph in results/profile
+profile: all
+	@scripts/install-deps.sh bench
+	@python3 -B scripts/bench/profile.py
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default
 simulate:

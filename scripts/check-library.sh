@@ -49,6 +49,13 @@ execve execv execvp execl execlp execle'
 missing=$(comm -23 <(tr -s ' ' '\n' <<<"$required" | sort -u) <(printf '%s\n' "$exported"))
 verdict "$([[ -z $missing ]] && echo ok)" "exports all that must be interposed" "$(indented "$missing")"
 
+# No reference is counted anywhere: embedded Swift's run-time functions for that are not even linked in.
+symbols=$library
+[[ -f $library.debug ]] && symbols=$library.debug
+counting=$(nm "$symbols" 2>/dev/null | awk '$3 ~ /^swift_(retain|release|allocObject|bridgeObjectRetain)/ { print $3 }')
+seen=$(nm "$symbols" 2>/dev/null | awk '$3 ~ /^anp_entry_send/ { print $3 }')
+verdict "$([[ -n $seen && -z $counting ]] && echo ok)" "counts no references, makes no objects" "$(indented "${counting:-no symbols in $symbols}")"
+
 # Executable stacks and writable code are what a preloaded library could bring into somebody else's program.
 flags=$(readelf -lW "$library" | awk '$1 == "GNU_STACK" { print $7 } $1 == "LOAD" && $0 ~ /RWE/ { print "RWE" }')
 verdict "$([[ $flags == RW ]] && echo ok)" "no executable stack, no writable code" "$(indented "$flags")"

@@ -34,6 +34,7 @@ test   nft                            nftables
 test   setpriv                        util-linux
 test   setcap                         libcap2-bin
 test   shellcheck                     shellcheck
+bench  perf                           linux-perf
 bench  /usr/lib/python3/dist-packages/matplotlib python3-matplotlib
 '
 

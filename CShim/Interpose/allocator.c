@@ -43,6 +43,7 @@ typedef int anp_allocator_is_not_an_empty_file;
 #include <sys/mman.h>
 
 #include "anp_process.h"
+#include "anp_support.h"
 #include "anp_thread.h"
 #include "process_private.h"
 
@@ -211,6 +212,7 @@ static void *allocate(size_t bytes, size_t alignment, int *is_zero) {
     while (wanted < bytes && wanted <= LARGEST_BLOCK) wanted *= 2;
   }
   lock();
+  anp_allocations++;
   void *block = wanted <= LARGEST_BLOCK ? allocate_small(class_for(wanted)) : allocate_large(bytes, alignment, is_zero);
   unlock();
   return block;

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+uint64_t anp_allocations;
+
 int anp_kernel_socket(int domain, int type, int protocol) {
   return (int)anp_syscall3(SYS_socket, domain, type, protocol);
 }

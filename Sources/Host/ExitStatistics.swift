@@ -55,6 +55,7 @@ enum ExitStatistics {
         dropped += statistics[drop: reason]
       }
       line("Drops", dropped)
+      line("Allocations", anp_allocation_count())
       if leftToKeeper > 0 { line("BytesLeftToKeeper", UInt64(leftToKeeper)) }
       write(text.bytes)
     }

@@ -186,6 +186,29 @@ struct BufferPoolTests {
     #expect(pool.outstanding == 0 && pool.outstandingLarge == 0)
   }
 
+  @Test("As many large buffers are kept as were lately out at once; when fewer are needed the others are freed")
+  func keeping() {
+    var pool = BufferPool()
+    func use(_ count: Int) {
+      var packets: [PacketBuffer] = []
+      for _ in 0..<count {
+        let packet = pool.allocate()!
+        let attached = pool.attachLarge(packet)
+        #expect(attached)
+        packets.append(packet)
+      }
+      for packet in packets { pool.release(packet) }
+    }
+    use(200)
+    #expect(pool.idleLarge == 200)
+    use(200)
+    #expect(pool.idleLarge == 200, "none was made or freed")
+    for _ in 0..<3 { for _ in 0..<4096 { use(1) } }
+    #expect(pool.idleLarge == 64)
+    use(2000)
+    #expect(pool.idleLarge == 512)
+  }
+
   @Test("A packet comes out of the pool as new, whatever was done to it before")
   func reset() {
     var pool = BufferPool()

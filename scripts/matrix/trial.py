@@ -79,6 +79,8 @@ class Trial:
         self.side, self.row, self.directory, self.fixtures = side, row, directory, fixtures
         self.quick, self.libraries, self.debug = options.quick, libraries, options.debug
         self.settings = options.settings
+        self.sanitize = options.sanitize
+        self.steady = 0  # see `expect_steady`
         self.observations = []  # (label, text), compared between the sides
         self.processes = []
         self.program_sessions = set()
@@ -200,6 +202,10 @@ class Trial:
         """The stack's counters, at least: RxBytes=…, TcpActiveOpens=…"""
         self.expected += counters.items()
 
+    def expect_steady(self, frames):
+        """Of the stack: at most one allocation for so many frames (what connections and buffers took at the start)."""
+        self.steady = frames
+
     def _watch(self):
         """Looks again and again whether a program under the shim owns a kernel socket that has an address."""
         with self.peer_namespace:
@@ -259,6 +265,13 @@ class Trial:
         self._read_statistics()
         if not self.statistics:
             raise Failure("no statistics: the stack was never used, or ANP_STATS did not write them")
+        frames = self.statistics.get("RxFrames", 0) + self.statistics.get("TxFrames", 0)
+        allocations = self.statistics.get("Allocations", 0)
+        # A sanitizer's allocator counts nothing.
+        if self.steady and allocations > 0 and allocations > frames / self.steady:
+            raise Failure(f"{allocations} allocations for {frames} frames, expected at most one in {self.steady}")
+        if self.steady and allocations == 0 and not self.sanitize:
+            raise Failure("no allocation was counted")
         for counter, least in self.expected:
             if self.statistics.get(counter, 0) < least:
                 raise Failure(f"{counter} is {self.statistics.get(counter, 0)}, expected at least {least}")

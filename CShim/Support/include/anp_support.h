@@ -71,6 +71,10 @@ int anp_kernel_epoll_control(int epfd, int operation, int fd, uint32_t events, u
 int anp_kernel_poll_now(struct pollfd *fds, unsigned count);
 /// epoll_wait without waiting.
 int anp_kernel_epoll_now(int epfd, struct epoll_event *events, int max);
+/// How often the library's own code has asked for memory (allocator.c counts, ANP_STATS prints).
+extern uint64_t anp_allocations;
+static inline uint64_t anp_allocation_count(void) { return anp_allocations; }
+
 ssize_t anp_kernel_pread(int fd, void *buffer, size_t count, int64_t offset);
 /// The size of a regular file, -1 of anything else.
 int64_t anp_kernel_file_size(int fd);

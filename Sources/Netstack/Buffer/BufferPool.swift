@@ -1,5 +1,6 @@
 // Owns: the memory of packet buffers. Small buffers (2 KB with their storage header) are cut from 64 KB chunks and kept for
-// ever; large ones (one super-frame) are made singly and a few are kept. Steady state allocates nothing.
+// ever; large ones (one super-frame) are made singly, and as many are kept as were lately in use at once. Steady state allocates
+// nothing.
 
 import Wire
 
@@ -14,11 +15,18 @@ package struct BufferPool: ~Copyable {
   private static var headerSize: Int { (MemoryLayout<PacketBuffer.Storage>.stride + 63) & ~63 }
   package static var linearCapacity: Int { smallSize - headerSize }
   private static var perChunk: Int { 32 }
-  private static var largeKept: Int { 64 }
+  private static var leastLargeKept: Int { 64 }
+  private static var mostLargeKept: Int { 512 }
+  /// How many are given back between two looks at how many are needed; a power of two.
+  private static var largeReview: Int { 4096 }
 
   private var free: UnsafeMutablePointer<PacketBuffer.Storage>?
   private var freeLarge: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private var freeLargeCount = 0
+  private var largeKept = leastLargeKept
+  /// The most that were out at once since the last look.
+  private var largePeak = 0
+  private var largeReturns = 0
   private var chunks: UnsafeMutablePointer<UnsafeMutableRawPointer>
   private var chunkCount = 0
   private let maximumChunks: Int
@@ -26,13 +34,15 @@ package struct BufferPool: ~Copyable {
   /// Small and large buffers that are out.
   package private(set) var outstanding = 0
   package private(set) var outstandingLarge = 0
+  /// Large buffers at hand.
+  package var idleLarge: Int { freeLargeCount }
 
   /// - Parameter maximum: the most small buffers at once.
   package init(maximum: Int = 262_144, maximumLarge: Int = 8192) {
     maximumChunks = (maximum + Self.perChunk - 1) / Self.perChunk
     self.maximumLarge = maximumLarge
     chunks = .allocate(capacity: maximumChunks)
-    freeLarge = .allocate(capacity: Self.largeKept)
+    freeLarge = .allocate(capacity: Self.mostLargeKept)
   }
 
   deinit {
@@ -97,6 +107,10 @@ package struct BufferPool: ~Copyable {
       packet.storage.pointee.large = .allocate(byteCount: Self.largeSize, alignment: 4096)
     }
     outstandingLarge += 1
+    if outstandingLarge > largePeak {
+      largePeak = outstandingLarge
+      largeKept = max(largeKept, min(largePeak, Self.mostLargeKept))
+    }
     return true
   }
 
@@ -106,11 +120,22 @@ package struct BufferPool: ~Copyable {
     guard let large = packet.storage.pointee.large else { return }
     packet.storage.pointee.large = nil
     outstandingLarge &-= 1
-    if freeLargeCount < Self.largeKept {
+    largeReturns &+= 1
+    if largeReturns & (Self.largeReview &- 1) == 0 { reviewLarge() }
+    if freeLargeCount < largeKept {
       freeLarge[freeLargeCount] = large
       freeLargeCount &+= 1
     } else {
       large.deallocate()
+    }
+  }
+
+  private mutating func reviewLarge() {
+    largeKept = min(max(largePeak, Self.leastLargeKept), Self.mostLargeKept)
+    largePeak = outstandingLarge
+    while freeLargeCount > largeKept {
+      freeLargeCount -= 1
+      freeLarge[freeLargeCount].deallocate()
     }
   }
 

@@ -31,6 +31,7 @@ def client(t, *more):
     server = t.peer(["iperf3", "-s", "-1", "-p", PORT, "--forceflush"], listens=int(PORT))
     received, streams = judge(t, t.run_program(["iperf3", "-c", PEER, *options(t, *more)]))
     t.succeeded(server)
+    t.expect_steady(100)
     t.expect(TcpActiveOpens=1 + streams, **{"RxBytes" if "-R" in more else "TxBytes": received})
 
 
@@ -39,6 +40,7 @@ def server(t, *more):
     received, streams = judge(t, t.run_peer(["iperf3", "-c", HOST, *options(t, *more)]))
     t.succeeded(program)
     t.observe_exit(program)
+    t.expect_steady(100)
     t.expect(TcpPassiveOpens=1 + streams, **{"TxBytes" if "-R" in more else "RxBytes": received})
 
 
