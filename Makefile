@@ -66,7 +66,7 @@ bench-zerocopy: all
 
 ## profile: where the time of send, receive and round trips goes: a list each, and a flame graph in results/profile
 profile: all
-	@scripts/install-deps.sh bench
+	@scripts/install-deps.sh profile
 	@python3 -B scripts/bench/profile.py
 
 ## simulate: transfers over simulated bad links, SEEDS=1000 of them by default

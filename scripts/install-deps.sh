@@ -34,15 +34,15 @@ test   nft                            nftables
 test   setpriv                        util-linux
 test   setcap                         libcap2-bin
 test   shellcheck                     shellcheck
-bench  perf                           linux-perf
+profile perf                          linux-perf
 bench  /usr/lib/python3/dist-packages/matplotlib python3-matplotlib
 '
 
 usage() {
   cat <<END
-usage: $self [--check] [build] [demo] [test] [bench]
+usage: $self [--check] [build] [demo] [test] [bench] [profile]
 
-Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test includes demo, bench all of them)
+Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test includes demo, bench and profile all of them)
 with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
 
 The Swift toolchain (6.3 or later, https://www.swift.org/install/linux/) is not in Debian and not installed by this.
@@ -59,6 +59,7 @@ for word in "$@"; do
     demo) purposes+=" build demo" ;;
     test) purposes+=" build demo test" ;;
     bench) purposes+=" build demo test bench" ;;
+    profile) purposes+=" build demo test profile" ;;
     *) echo "$self: unknown word '$word' (see $self --help)" >&2; exit 2 ;;
   esac
 done
