@@ -31,8 +31,8 @@ public func entrySend(
 
 // MARK: Stream
 
-/// A sender with so much under way looks at the device after each call.
-private var streamingBytes: Int { 65536 }
+/// A sender with so much under way looks at the device after each call. Earlier, and acknowledgments would be read one by one.
+private var streamingBytes: Int { 262144 }
 
 func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32) -> Int {
   var isCopied = false
@@ -94,8 +94,9 @@ private func push(
   }
 }
 
-/// From so many bytes on it pays to send them straight from the program's memory.
-private var lendingBytes: Int { 16384 }
+/// From so many bytes on it pays to send them straight from the program's memory. To copy 16 KB is cheaper than to look for their
+/// acknowledgment (16 KB writes: 1.3 times the kernel's rate instead of 0.85).
+private var lendingBytes: Int { 65536 }
 
 /// What is left of a loan is copied without waiting for more when it is no more than this.
 private var copiedBytes: Int { 4096 }
