@@ -77,7 +77,12 @@ extension Shard {
   package var callersMayPoll: Bool { work.busyPoll != nil && work.reportedDeviceError == 0 }
 
   /// Of the payload of what is sent nobody but the device reads a byte.
-  package var deviceReadsPayload: Bool { work.device.capabilities.checksumOffload && !work.capture.isOn }
+  package var deviceReadsPayload: Bool {
+    work.device.capabilities.checksumOffload && work.transmitter.gathers && !work.capture.isOn
+  }
+
+  /// A thread may send from its own memory, as it can look for the acknowledgments itself.
+  package var callersMayLend: Bool { work.lends && callersMayPoll }
 
   /// The device reports an error instead of frames.
   package func noteDeviceLost() {

@@ -43,6 +43,7 @@ enum ExitStatistics {
       line("DeviceWrites", calls.writes)
       line("DeviceWriteBytes", calls.writeBytes)
       line("DeviceWriteSuperFrames", calls.writeSuperFrames)
+      if calls.copyBytes > 0 { line("DeviceCopyBytes", calls.copyBytes) }
       if let queueDrops { line("DeviceQueueDrops", queueDrops) }
       // … and what the stack did with them.
       for counter in Counter.allCases where statistics[counter] != 0 || isCore(counter) {

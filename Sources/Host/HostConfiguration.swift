@@ -45,7 +45,11 @@ package struct Offloads: OptionSet, Sendable {
   package static var receiveChecksum: Offloads { Offloads(rawValue: 8) }
   /// big-tcp: takes super-segments of more than 64 KB.
   package static var bigTCP: Offloads { Offloads(rawValue: 16) }
-  package static var all: Offloads { Offloads(rawValue: 31) }
+  /// sg: gathers a frame from several pieces of memory.
+  package static var scatterGather: Offloads { Offloads(rawValue: 32) }
+  /// zero-copy: reads large writes from the program's own memory.
+  package static var zeroCopy: Offloads { Offloads(rawValue: 64) }
+  package static var all: Offloads { Offloads(rawValue: 127) }
 }
 
 /// A variable with a value that cannot be used.
@@ -303,6 +307,10 @@ package struct HostConfiguration {
         named = [.transmitChecksum, .receiveChecksum]
       } else if cursor.take(word: "big-tcp") {
         named = .bigTCP
+      } else if cursor.take(word: "sg") {
+        named = .scatterGather
+      } else if cursor.take(word: "zero-copy") {
+        named = .zeroCopy
       } else if cursor.take(word: "all") {
         named = .all
       } else {
@@ -318,7 +326,7 @@ package struct HostConfiguration {
     ConfigurationError(
       variable: "ANP_OFFLOAD", value: value,
       expected:
-        "tso, gro, tx-csum, rx-csum, csum, big-tcp, all, each with - or + in front, separated by commas, such as -tso,-gro"
+        "tso, gro, tx-csum, rx-csum, csum, sg, zero-copy, big-tcp, all, each with - or + in front, separated by commas, such as -tso,-gro"
     )
   }
 

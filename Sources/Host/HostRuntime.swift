@@ -148,7 +148,8 @@ package enum HostRuntime {
       ShardParts(
         stack: stack, device: device, deviceName: link.device, timer: timer,
         ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
-        busyPoll: configuration.pointee.busyPoll, coalesce: configuration.pointee.coalesce,
+        busyPoll: configuration.pointee.busyPoll, offloads: configuration.pointee.offloads,
+        coalesce: configuration.pointee.coalesce,
         log: Log(descriptor: log, started: now),
         capture: Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType),
         statisticsOutput: statistics, queueDropsAtStart: drops, started: now))

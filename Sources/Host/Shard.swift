@@ -241,7 +241,7 @@ package struct Shard: ~Copyable {
 struct ShardWork {
   var device: TAPDevice
   var receiver: Receiver
-  var transmitter = Transmitter()
+  var transmitter: Transmitter
   var log: Log
   var capture: Capture
   /// Where the counters go at the end, -1 = nowhere. Opened at the start: at the end it may be the keeper who writes.
@@ -255,6 +255,8 @@ struct ShardWork {
   let budget: Int
   /// ANP_BUSY_POLL
   let busyPoll: Int?
+  /// Large writes may go out from the program's memory.
+  let lends: Bool
   /// ANP_COALESCE, nanoseconds
   let coalesce: Int64
   let hasSeveralCores = anp_has_several_cores() != 0
@@ -269,6 +271,8 @@ struct ShardWork {
   init(_ parts: ShardParts) {
     device = parts.device
     receiver = Receiver(ringSize: parts.ringSize)
+    transmitter = Transmitter(gathers: parts.offloads.contains(.scatterGather))
+    lends = parts.offloads.contains(.zeroCopy)
     budget = parts.budget
     busyPoll = parts.busyPoll
     coalesce = Int64(parts.coalesce) * 1000
@@ -288,6 +292,7 @@ struct ShardParts {
   var ringSize: Int
   var budget: Int
   var busyPoll: Int?
+  var offloads: Offloads
   var coalesce: Int
   var log: Log
   var capture: Capture
@@ -305,4 +310,6 @@ struct DeviceCalls {
   /// Super-frames among them.
   var readSuperFrames: UInt64 = 0
   var writeSuperFrames: UInt64 = 0
+  /// Bytes of frames that were put together before they were written.
+  var copyBytes: UInt64 = 0
 }

@@ -7,6 +7,8 @@ import Netstack
 struct Transmitter {
   /// Frames per turn without the lock.
   private static var batch: Int { 16 }
+  /// Of BIG TCP, with room for headers.
+  private static var largestFrame: Int { 256 << 10 }
 
   private let frames: UnsafeMutablePointer<PacketBuffer>
   /// Bytes written of each, or -errno.
@@ -14,14 +16,19 @@ struct Transmitter {
   private var count = 0
   private let header: UnsafeMutablePointer<anp_vnet_header>
   private let vectors: UnsafeMutablePointer<iovec>
+  /// For a device that does not gather: a frame is put together here first.
+  private let whole: UnsafeMutableRawBufferPointer?
 
-  init() {
+  init(gathers: Bool) {
+    whole = gathers ? nil : .allocate(byteCount: Self.largestFrame, alignment: 64)
     frames = .allocate(capacity: Self.batch)
     results = .allocate(capacity: Self.batch)
     header = .allocate(capacity: 1)
     header.initialize(to: anp_vnet_header())
     vectors = .allocate(capacity: 5)
   }
+
+  var gathers: Bool { whole == nil }
 
   /// Under the lock: takes what is queued, up to a batch.
   mutating func take(from stack: inout Stack) -> Int {
@@ -48,6 +55,11 @@ struct Transmitter {
       describe(packet)
       vectors[0] = iovec(iov_base: header, iov_len: device.headerSize)
       used = 1
+    }
+    if let whole {
+      let length = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(rebasing: whole[..<packet.count]))
+      vectors[used] = iovec(iov_base: whole.baseAddress, iov_len: length)
+      return anp_writev(device.descriptor, vectors, Int32(used &+ 1))
     }
     vectors[used] = iovec(iov_base: packet.base, iov_len: packet.linearCount)
     used &+= 1
@@ -87,6 +99,7 @@ struct Transmitter {
       if result >= 0 {
         shard.pointee.work.calls.writes &+= 1
         shard.pointee.work.calls.writeBytes &+= UInt64(result)
+        if !me.gathers { shard.pointee.work.calls.copyBytes &+= UInt64(result) }
         if packet.storage.pointee.segmentationType != .none { shard.pointee.work.calls.writeSuperFrames &+= 1 }
       } else {
         Self.failed(shard, Int32(-result), packet)

@@ -105,7 +105,7 @@ private var copiedBytes: Int { 4096 }
 /// - Parameter untouched: nor may the stack itself look at the bytes, for a checksum or a capture.
 func mayLend(_ description: DescriptionPointer, untouched: Bool) -> Bool {
   let shard = description.pointee.shard.unsafelyUnwrapped
-  guard shard.pointee.callersMayPoll, !untouched || shard.pointee.deviceReadsPayload else { return false }
+  guard shard.pointee.callersMayLend, !untouched || shard.pointee.deviceReadsPayload else { return false }
   shard.pointee.lock()
   let may = shard.pointee.stack.canLend(description.pointee.handle)
   shard.pointee.unlock()
@@ -122,7 +122,7 @@ func sendLent(
   of file: FileStretch? = nil
 ) -> Int {
   let shard = description.pointee.shard.unsafelyUnwrapped
-  guard shard.pointee.callersMayPoll else { return 0 }
+  guard shard.pointee.callersMayLend else { return 0 }
   let handle = description.pointee.handle
   shard.pointee.lock()
   guard shard.pointee.stack.canLend(handle) else {

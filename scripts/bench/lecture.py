@@ -19,6 +19,9 @@ from sides import STACK, Side, busy_seconds, figures, in_isolation, say  # noqa:
 # What is changed, the settings, the device's MTU.
 STEPS = [
     ("all on (default)", {}, 1500),
+    ("no super-frames over 64 KB (BIG TCP)", {"ANP_OFFLOAD": "-big-tcp"}, 1500),
+    ("no zero-copy on send", {"ANP_OFFLOAD": "-zero-copy"}, 1500),
+    ("no scatter-gather (frames put together first)", {"ANP_OFFLOAD": "-sg"}, 1500),
     ("no TSO", {"ANP_OFFLOAD": "-tso"}, 1500),
     ("no GRO", {"ANP_OFFLOAD": "-gro"}, 1500),
     ("no checksum offload (nor TSO, GRO)", {"ANP_OFFLOAD": "-csum"}, 1500),
@@ -36,10 +39,12 @@ COLUMNS = [
     ("send", "send Gbit/s"),
     ("send_cpu", "send CPU s/GB"),
     ("send_packets", "send frames/MB"),
+    ("send_packet_cost", "send us/frame"),
     ("send_copied", "send copied %"),
     ("receive", "receive Gbit/s"),
     ("receive_cpu", "receive CPU s/GB"),
     ("receive_packets", "receive frames/MB"),
+    ("receive_packet_cost", "receive us/frame"),
     ("polls", "frames/poll"),
     ("latency", "round trip us"),
 ]
@@ -70,12 +75,14 @@ class Lecture:
         result["send"] = figure["bytes"] * 8 / figure["seconds"] / 1e9
         result["send_cpu"] = cpu / (total / 1e9)
         result["send_packets"] = count["TxFrames"] / (total / 1e6)
-        result["send_copied"] = 100 * count["CopyBytesFromUser"] / total
+        result["send_packet_cost"] = 1e6 * cpu / count["TxFrames"]
+        result["send_copied"] = 100 * (count["CopyBytesFromUser"] + count.get("DeviceCopyBytes", 0)) / total
         figure, count, cpu = self.run("receive", 7002, self.seconds, settings)
         total = count["CopyBytesToUser"]
         result["receive"] = figure["bytes"] * 8 / figure["seconds"] / 1e9
         result["receive_cpu"] = cpu / (total / 1e9)
         result["receive_packets"] = count["RxFrames"] / (total / 1e6)
+        result["receive_packet_cost"] = 1e6 * cpu / count["RxFrames"]
         result["polls"] = count["RxFrames"] / max(1, count["RxPolls"])
         figure, _, _ = self.run("pingpong", 7003, 10_000, settings)
         result["latency"] = figure["median"] * 1e6
