@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers bench bench-lecture bench-zerocopy profile simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers test-settings bench bench-lecture bench-zerocopy profile simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -48,6 +48,11 @@ test-all: all
 test-sanitizers: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh sanitizers
+
+## test-settings: the quick run of programs with each offload off, without busy polling, with a short ring (some 15 minutes)
+test-settings: all
+	@scripts/install-deps.sh test
+	@scripts/test.sh settings
 
 ## bench: programs under the library against the same on the kernel's TCP over veth (some four minutes)
 bench: all

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Owns: which checks make up `make test` and its relatives, and the sum at the end: "N passed, N failed" is the last line.
-# usage: test.sh quick|all|sanitizers
+# usage: test.sh quick|all|sanitizers|settings
 set -uo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -83,8 +83,14 @@ case ${1-} in
       sum 0 1
     fi
     ;;
+  settings)
+    for setting in ANP_OFFLOAD=-big-tcp ANP_OFFLOAD=-sg,-zero-copy ANP_OFFLOAD=-tso ANP_OFFLOAD=-gro ANP_OFFLOAD=-csum \
+      ANP_OFFLOAD=-all ANP_BUSY_POLL=off ANP_BUSY_POLL=0 ANP_RING=rx:4; do
+      counted "programs (quick) with $setting" scripts/run-tests.sh --quick --with "$setting"
+    done
+    ;;
   *)
-    echo "usage: test.sh quick|all|sanitizers" >&2
+    echo "usage: test.sh quick|all|sanitizers|settings" >&2
     exit 2
     ;;
 esac

@@ -20,7 +20,7 @@ public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument
     case 0x5411:  // TIOCOUTQ, SIOCOUTQ
       result = withShard(description) { shard, _ throws(SocketError) in
         if shard.pointee.stack.isListening(description.pointee.handle) { throw .invalidArgument }
-        value = Int32(truncatingIfNeeded: shard.pointee.stack.unsentBytes(description.pointee.handle))
+        value = Int32(truncatingIfNeeded: shard.pointee.stack.unacknowledgedBytes(description.pointee.handle))
         return 0
       }
     case 0x894B:  // SIOCOUTQNSD: not even sent

@@ -33,7 +33,7 @@ struct OptionsTests {
     #expect(route(level, SO_TIMESTAMP) == .timestamp)
     #expect(route(level, SO_PRIORITY) == .placeholder)
     #expect(route(level, SO_ATTACH_FILTER) == .unsupported)
-    #expect(route(level, SO_ZEROCOPY) == .unsupported)
+    #expect(route(level, SO_ZEROCOPY) == .zeroCopy)
   }
 
   @Test("IPPROTO_TCP, on streams only")

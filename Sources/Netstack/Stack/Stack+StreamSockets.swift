@@ -373,10 +373,10 @@ extension Stack {
   @inline(__always)
   package func lentBytes(_ socket: SocketHandle) -> Int { tcbs.pointer(socket.slot)?.pointee.sendBuffer.lentCount ?? 0 }
 
-  /// Bytes in the send buffer, sent or not.
+  /// Bytes of a stream in the send buffer, sent or not (SIOCOUTQ).
   @inline(__always)
   package func unacknowledgedBytes(_ socket: SocketHandle) -> Int {
-    tcbs.pointer(socket.slot)?.pointee.sendBuffer.count ?? 0
+    socket.kind == .stream ? tcbs.pointer(socket.slot)?.pointee.sendBuffer.count ?? 0 : 0
   }
 
   package mutating func receive(
@@ -503,11 +503,6 @@ extension Stack {
     case .stream: tcbs.pointer(socket.slot)?.pointee.receiveQueue.readyBytes ?? 0
     case .datagram: datagrams.pointer(socket.slot)?.pointee.queue.first?.count ?? 0
     }
-  }
-
-  package func unsentBytes(_ socket: SocketHandle) -> Int {
-    guard socket.kind == .stream, let tcb = tcbs.pointer(socket.slot) else { return 0 }
-    return tcb.pointee.sendBuffer.count
   }
 
   package func isListening(_ socket: SocketHandle) -> Bool {

@@ -111,7 +111,7 @@ struct DataTests {
     c.inject(.ack, seq: 1, ack: 1001, window: 5000)
     #expect(c.sent().map(\.description) == ["P. 1001:1501(500) ack 1"])
     c.inject(.ack, seq: 1, ack: 1501)
-    #expect(c.stack.unsentBytes(socket) == 0)
+    #expect(c.stack.unacknowledgedBytes(socket) == 0)
   }
 
   @Test("RFC 9293 §3.7.4: Nagle holds a small segment while another is unacknowledged; TCP_NODELAY lets it go")
@@ -249,7 +249,7 @@ struct SendBufferTests {
     c.inject(.ack, seq: 1, ack: 14601)
     while let packet = c.stack.nextTransmit() { frames.append(packet) }
     c.inject(.ack, seq: 1, ack: 20001)
-    #expect(c.stack.unsentBytes(socket) == 0)
+    #expect(c.stack.unacknowledgedBytes(socket) == 0)
     while c.stack.nextChanged() != nil {}
     var accepted = 0
     while true {
