@@ -64,7 +64,7 @@ bench-lecture: all
 	@scripts/install-deps.sh bench
 	@/usr/bin/python3 -B scripts/bench/lecture.py
 
-## bench-zerocopy: write against send with MSG_ZEROCOPY, the kernel's and the stack's (some two minutes)
+## bench-zerocopy: write against send with MSG_ZEROCOPY, the kernel's and the stack's (a minute)
 bench-zerocopy: all
 	@scripts/install-deps.sh test
 	@python3 -B scripts/bench/zerocopy.py

@@ -87,9 +87,14 @@ int64_t anp_kernel_file_size(int fd) {
 int anp_kernel_is_cached(int fd, int64_t offset, size_t count) {
   char byte;
   struct iovec one = {&byte, 1};
-  for (size_t at = 0; at < count; at += 256 << 10)
-    if (anp_syscall6(SYS_preadv2, fd, (long)&one, 1, (long)offset + (long)at, 0, RWF_NOWAIT) == -EAGAIN) return 0;
+  for (size_t at = 0; at < count; at += 128 << 10)
+    if (anp_syscall6(SYS_preadv2, fd, (long)&one, 1, (long)offset + (long)at, 0, RWF_NOWAIT) != 1) return 0;
   return 1;
+}
+
+ssize_t anp_kernel_copy(void *to, const void *from, size_t count) {
+  struct iovec local = {to, count}, remote = {(void *)from, count};
+  return anp_syscall6(SYS_process_vm_readv, anp_syscall0(SYS_getpid), (long)&local, 1, (long)&remote, 1, 0);
 }
 
 void *anp_kernel_map_file(int fd, int64_t offset, size_t count) {

@@ -115,7 +115,7 @@ struct Transmitter {
   private static func failed(_ shard: UnsafeMutablePointer<Shard>, _ error: Int32, _ packet: PacketBuffer) {
     // A kernel whose memory is in small pieces has no packet for so much at once.
     let isTooBig = packet.count > 65536 && (error == EMSGSIZE || error == ENOBUFS || error == ENOMEM)
-    if isTooBig { shard.pointee.stack.limitSuperPackets() }
+    if isTooBig { shard.pointee.stack.limitSuperPackets(forGood: error == EMSGSIZE, now: MonotonicClock.now) }
     // A mapped file that became shorter (sendfile), or a program's bad pointer.
     let isGone = error == EFAULT
     let full = error == EAGAIN || error == ENOBUFS || error == ENOMEM || isTooBig

@@ -140,18 +140,27 @@ func sendLent(
   shard.pointee.unlock()
   if taken == 0 { return 0 }
   var hasNews = true
+  var before = taken
+  var idleTurns = 0
   while true {
     // An acknowledgment for each super-segment is what a peer on this machine sends at once.
     hasNews = hasNews && Resident.pollForAcknowledgments(most: max(1, taken >> 16))
     shard.pointee.lock()
     let rest = shard.pointee.stack.lentBytes(handle)
-    let isDone = !hasNews || rest <= copiedBytes
+    // Frames of others may come for ever.
+    idleTurns = rest < before ? 0 : idleTurns &+ 1
+    before = rest
+    let isDone = !hasNews || rest <= copiedBytes || idleTurns > 3
     if isDone, rest > 0, let file {
       shard.pointee.unlock()
       let copy = file.read(endingAt: taken, last: rest)
       shard.pointee.lock()
-      shard.pointee.stack.replaceLent(handle, with: copy, endingBefore: rest &- copy.count)
+      let replaced = shard.pointee.stack.replaceLent(handle, with: copy, endingBefore: rest &- copy.count)
       shard.pointee.unlock()
+      isCopied = true
+      hasNews = false
+      // No room before a frame that is being written is out.
+      if replaced == 0 { anp_yield() }
       continue
     }
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)

@@ -2,7 +2,7 @@
 // the device reads the file's own pages. Anything else is read a stretch at a time, and sent. Read first: sendfile(2).
 //
 // A mapping must not be read by this process: the file may become shorter meanwhile, and that would be a SIGBUS. The device's
-// reading fails with EFAULT then, which loses a frame; what is not acknowledged in time is read with pread, and where the file
+// reading fails with EFAULT then, which loses a frame; what is not acknowledged in time is copied by the kernel, and where the file
 // has ended, zeros take the place of what was promised to the peer.
 
 import CSupport
@@ -11,19 +11,27 @@ import Netstack
 
 /// A part of a file that is mapped.
 struct FileStretch {
+  /// The bytes that are sent.
+  var base: UnsafeRawPointer
   var descriptor: Int32
-  /// Where in the file the mapped bytes that are sent begin.
+  /// Where in the file they begin.
   var position: Int64
-  /// Memory for what is read after all.
+  /// Memory for what is copied after all.
   var memory: UnsafeMutableRawBufferPointer
 
-  /// The first of the `last` bytes before `end` (counted from `position`), as many as there is memory for.
+  /// The first of the `last` bytes before `end` (counted from `base`), as many as there is memory for. The kernel copies: for it, a
+  /// page that is no more is an error.
   func read(endingAt end: Int, last: Int) -> UnsafeRawBufferPointer {
     let n = min(last, memory.count)
-    let start = position + Int64(end &- last)
+    let start = end &- last
     var done = 0
     while done < n {
-      let length = anp_kernel_pread(descriptor, memory.baseAddress! + done, n &- done, start + Int64(done))
+      let to = memory.baseAddress! + done
+      var length = anp_kernel_copy(to, base + (start &+ done), n &- done)
+      // Where a sandbox refuses it. By its number the file may be another by now, so this comes second.
+      if length == -Errno.notPermitted || length == -Errno.noSystemCall {
+        length = anp_kernel_pread(descriptor, to, n &- done, position + Int64(start &+ done))
+      }
       if length <= 0 { break }
       done &+= length
     }
@@ -53,7 +61,7 @@ private func sendMapped(
   let taken = sendLent(
     description, UnsafeRawBufferPointer(start: base + skipped, count: length),
     length < count ? MessageFlag.more : 0, &isCopied,
-    of: FileStretch(descriptor: input, position: position, memory: memory))
+    of: FileStretch(base: base + skipped, descriptor: input, position: position, memory: memory))
   anp_kernel_unmap(base, skipped + length)
   return taken
 }
@@ -72,8 +80,10 @@ public func entrySendfile(
     if offset == nil, position < 0 { return Int(position) == -Errno.badDescriptor ? Int(position) : -Errno.invalid }
     if position < 0 { return -Errno.invalid }
     // Bytes after a file's end are no reason to hold back what is before it.
-    let size = count > stretchSize ? anp_kernel_file_size(input) : -1
-    let count = size < 0 ? count : min(count, Int(clamping: max(size - position, 0)))
+    var size = count > stretchSize ? anp_kernel_file_size(input) : -1
+    // /proc's files say 0 whatever they hold.
+    if size <= position { size = -1 }
+    let count = size < 0 ? count : min(count, Int(clamping: size - position))
     var sent = 0
     var result = 0
     while sent < count {

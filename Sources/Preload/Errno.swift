@@ -4,6 +4,7 @@
 import Netstack
 
 enum Errno {
+  static var notPermitted: Int { 1 }
   static var noEntry: Int { 2 }
   static var interrupted: Int { 4 }
   static var badDescriptor: Int { 9 }
@@ -17,6 +18,7 @@ enum Errno {
   static var tooManyDescriptors: Int { 24 }
   static var brokenPipe: Int { 32 }
   static var domain: Int { 33 }
+  static var noSystemCall: Int { 38 }
   static var loop: Int { 40 }
   static var destinationRequired: Int { 89 }
   static var messageTooLong: Int { 90 }

@@ -1,7 +1,7 @@
 // Owns: MSG_ZEROCOPY: which calls asked for it, and what the socket's error queue says of them. Read first:
 // Documentation/networking/msg_zerocopy.rst; net/core/skbuff.c, msg_zerocopy_callback.
 //
-// Nothing is pinned here, and nothing need be: every large write is sent straight from the program's memory (EntrySend.swift), and
+// Nothing is pinned here, and nothing need be: large writes are sent straight from the program's memory anyway (EntrySend.swift), and
 // what is not acknowledged when the call returns has been copied. So each call is complete when it returns, and its notification
 // waits in the error queue from then on; SO_EE_CODE_ZEROCOPY_COPIED says, as in Linux, that bytes were copied after all.
 

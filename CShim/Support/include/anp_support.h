@@ -78,8 +78,11 @@ static inline uint64_t anp_allocation_count(void) { return anp_allocations; }
 ssize_t anp_kernel_pread(int fd, void *buffer, size_t count, int64_t offset);
 /// The size of a regular file, -1 of anything else.
 int64_t anp_kernel_file_size(int fd);
-/// Whether the kernel has the file's bytes in memory, as far as a look at one page in 256 KB tells: a file is read ahead in such stretches.
+/// Whether the kernel has the file's bytes in memory, as far as a look at one page in 128 KB tells (read-ahead's stretch). No for
+/// file systems that cannot say.
 int anp_kernel_is_cached(int fd, int64_t offset, size_t count);
+/// memcpy that answers with -EFAULT where it would have been SIGSEGV or SIGBUS; may copy less than all.
+ssize_t anp_kernel_copy(void *to, const void *from, size_t count);
 /// A read-only mapping; NULL where there can be none.
 void *anp_kernel_map_file(int fd, int64_t offset, size_t count);
 void anp_kernel_unmap(void *base, size_t count);

@@ -40,7 +40,8 @@ package struct ByteRing: ~Copyable {
   package var isLent: Bool { lent.count > 0 }
   package var lentCount: Int { lent.count }
 
-  /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many. Nothing may be lent.
+  /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many. Nothing may be lent, but for
+  /// these very bytes (`settle`, `replaceLent`).
   package mutating func append(_ bytes: UnsafeRawBufferPointer, limit: Int) -> Int {
     let wanted = min(bytes.count, limit - held)
     guard wanted > 0, let source = bytes.baseAddress else { return 0 }
@@ -68,6 +69,8 @@ package struct ByteRing: ~Copyable {
   package mutating func replaceLent(with bytes: UnsafeRawBufferPointer, endingBefore distance: Int) -> Int {
     let gone = distance + bytes.count - lent.count
     guard gone < bytes.count else { return 0 }
+    // Room for all of the loan at once: while a frame is out, memory can change only once.
+    if held + withheld + lent.count > capacity { grow(toHold: held + withheld + lent.count) }
     let n = append(UnsafeRawBufferPointer(rebasing: bytes[max(gone, 0)...]), limit: .max)
     lent = UnsafeRawBufferPointer(rebasing: lent[n...])
     return n

@@ -1,6 +1,6 @@
 // Owns: the memory of packet buffers. Small buffers (2 KB with their storage header) are cut from 64 KB chunks and kept for
-// ever; large ones (one super-frame) are made singly, and as many are kept as were lately in use at once. Steady state allocates
-// nothing.
+// ever; large ones (one super-frame) are made singly, and as many are kept (at most 512, 34 MB) as were in use at once during the
+// last some thousand. Steady state allocates nothing.
 
 import Wire
 

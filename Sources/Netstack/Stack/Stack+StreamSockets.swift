@@ -353,20 +353,27 @@ extension Stack {
       environment.pointee.statistics.count(.copiesIn)
       environment.pointee.statistics.count(.copyBytesIn, rest)
     }
-    // Whoever came in between is let in.
-    tcb.pointee.spaceFreed(environment)
-    noteChanged(tcb)
+    letOthersIn(tcb)
     return true
   }
 
-  /// For a loan that must not be read here: copies its first bytes from elsewhere. `bytes` ends `distance` before the loan does.
+  /// For a loan that must not be read here: copies its first bytes from elsewhere; returns how many. `bytes` ends `distance` before
+  /// the loan does.
   package mutating func replaceLent(
     _ socket: SocketHandle, with bytes: UnsafeRawBufferPointer, endingBefore distance: Int
-  ) {
-    guard let tcb = tcbs.pointer(socket.slot) else { return }
+  ) -> Int {
+    guard let tcb = tcbs.pointer(socket.slot) else { return 0 }
     let n = tcb.pointee.sendBuffer.replaceLent(with: bytes, endingBefore: distance)
     environment.pointee.statistics.count(.copiesIn)
     environment.pointee.statistics.count(.copyBytesIn, n)
+    if !tcb.pointee.sendBuffer.isLent { letOthersIn(tcb) }
+    return n
+  }
+
+  /// Whoever came while bytes were lent was refused.
+  private mutating func letOthersIn(_ tcb: TCBPointer) {
+    tcb.pointee.spaceFreed(environment)
+    noteChanged(tcb)
   }
 
   /// Bytes of `send` with `.lend` that are neither acknowledged nor copied.

@@ -18,8 +18,10 @@ extension Stack {
     recycle(packet)
   }
 
-  /// The device could not take in a super-frame of more than 64 KB: no more of these.
-  package mutating func limitSuperPackets() { device.largestSuperPacket = min(device.largestSuperPacket, 65535) }
+  /// The device could not take in a super-frame of more than 64 KB: none for a while, or no more at all.
+  package mutating func limitSuperPackets(forGood: Bool, now: Instant) {
+    bigPacketsFrom = forGood ? .distantFuture : now + .seconds(10)
+  }
 
   /// Takes back a packet that was to be sent: what it points into may change again.
   mutating func recycle(_ packet: PacketBuffer) {
@@ -46,7 +48,8 @@ extension Stack {
   /// such frames cuts them itself, at a fraction of the speed.
   private func superSegment(_ tcb: TCBPointer) -> Int {
     guard device.tcpSegmentation4 else { return 0 }
-    let isHost = device.hostAddress == tcb.pointee.tuple.remote.address.v4
+    let remote = tcb.pointee.tuple.remote.address.v4
+    let isHost = device.hostAddress == remote && remote != address && environment.pointee.now >= bigPacketsFrom
     return (isHost ? device.largestSuperPacket : min(device.largestSuperPacket, 65535)) - Self.mostHeaders
   }
 
@@ -311,7 +314,9 @@ extension Stack {
     let linear = min(length, copy.tailroom)
     _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
     if length > linear {
-      guard env.pointee.pool.attachLarge(copy), let large = copy.storage.pointee.large else {
+      guard length &- linear <= BufferPool.largeSize, env.pointee.pool.attachLarge(copy),
+        let large = copy.storage.pointee.large
+      else {
         env.pointee.pool.release(copy)
         return discard(packet, .noBuffer, .ip)
       }

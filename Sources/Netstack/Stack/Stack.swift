@@ -49,7 +49,9 @@ package struct StackConfiguration: Sendable {
 package struct Stack: ~Copyable {
   /// Shared by all layers; at a fixed address.
   let environment: EnvironmentPointer
-  package internal(set) var device: DeviceCapabilities
+  package let device: DeviceCapabilities
+  /// Super-segments of more than 64 KB go out from then on.
+  var bigPacketsFrom = Instant.zero
   let address: IPv4Address
   let timestampSecret: HashKey
   let subnetBroadcast: IPv4Address

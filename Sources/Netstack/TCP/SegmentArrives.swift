@@ -77,10 +77,11 @@ extension TransmissionControlBlock {
 
     let isNews = ack != snd.una
     if isNews { guard ack > snd.una, ack <= snd.nxt, lossProbeEnd == nil else { return nil } }
+    guard isNews || segment.payloadLength > 0 else { return nil }
 
     if segment.payloadLength == 0 {
-      guard isNews else { return nil }
       noteTimestamp(segment, env)
+      noteWindowOrigin(segment)
       env.pointee.statistics.count(.tcpHPAcks)
       acknowledge(upTo: ack, segment, env)
       work.insert(.output)
@@ -88,6 +89,7 @@ extension TransmissionControlBlock {
     }
     guard segment.payloadLength <= rcv.wnd, !readShutdown, receiveQueue.memory < memoryLimit else { return nil }
     noteTimestamp(segment, env)
+    noteWindowOrigin(segment)
     env.pointee.statistics.count(.tcpHPHits)
     if isNews {
       // An answer: it acknowledges the question.
@@ -96,6 +98,13 @@ extension TransmissionControlBlock {
     }
     acceptInOrder(segment, env)
     return .queued
+  }
+
+  /// SND.WL1 and SND.WL2: the window was confirmed by this segment. Left 2^31 behind, they would make every later one look older.
+  @inline(__always)
+  private mutating func noteWindowOrigin(_ segment: Segment) {
+    snd.wl1 = segment.sequence
+    snd.wl2 = segment.header.acknowledgment
   }
 
   /// New data of ours acknowledged, nothing lost.
