@@ -1,5 +1,5 @@
-// Owns: the sending calls: write, writev, send, sendto, sendmsg (sendfile: EntrySendfile.swift). Read first: send(2), and tcp_sendmsg_locked
-// in Linux for partial counts and SIGPIPE.
+// Owns: the sending calls: write, writev, send, sendto, sendmsg (sendfile: EntrySendfile.swift). Read first: send(2), and
+// tcp_sendmsg_locked in Linux for partial counts and SIGPIPE.
 
 import CSupport
 import Host
@@ -101,11 +101,10 @@ private var lendingBytes: Int { 65536 }
 /// What is left of a loan is copied without waiting for more when it is no more than this.
 private var copiedBytes: Int { 4096 }
 
-/// Whether this is the moment for `sendLent`.
-/// - Parameter untouched: nor may the stack itself look at the bytes, for a checksum or a capture.
-func mayLend(_ description: DescriptionPointer, untouched: Bool) -> Bool {
+/// Whether this is the moment for `sendLent` with bytes at which nobody but the device may look, for a checksum or a capture.
+func mayLendUntouched(_ description: DescriptionPointer) -> Bool {
   let shard = description.pointee.shard.unsafelyUnwrapped
-  guard shard.pointee.callersMayLend, !untouched || shard.pointee.deviceReadsPayload else { return false }
+  guard shard.pointee.callersMayLend, shard.pointee.deviceReadsPayload else { return false }
   shard.pointee.lock()
   let may = shard.pointee.stack.canLend(description.pointee.handle)
   shard.pointee.unlock()

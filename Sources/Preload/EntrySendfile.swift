@@ -51,7 +51,7 @@ private func sendMapped(
   _ memory: UnsafeMutableRawBufferPointer
 ) -> Int {
   let length = min(count, largestMapping)
-  guard length >= leastMapping, mayLend(description, untouched: true),
+  guard length >= leastMapping, mayLendUntouched(description),
     anp_kernel_is_cached(input, position, length) != 0
   else { return 0 }
   let begin = position & ~(pageSize - 1)
