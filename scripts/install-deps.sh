@@ -42,8 +42,8 @@ usage() {
   cat <<END
 usage: $self [--check] [build] [demo] [test] [bench] [profile]
 
-Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test includes demo, bench and profile all of them)
-with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
+Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test
+includes demo, bench and profile all of them) with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
 
 The Swift toolchain (6.3 or later, https://www.swift.org/install/linux/) is not in Debian and not installed by this.
 END

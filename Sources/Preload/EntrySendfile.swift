@@ -43,7 +43,8 @@ struct FileStretch {
 /// Less is not worth a mapping.
 private var leastMapping: Int { 65536 }
 private var largestMapping: Int { 1 << 20 }
-private var pageSize: Int64 { 4096 }
+/// A multiple of every page size (arm64 kernels may have 64 KB): where in a file a mapping may begin.
+private var mappingUnit: Int64 { 65536 }
 
 /// Sends from the file's own pages. 0: this is not the moment.
 private func sendMapped(
@@ -54,7 +55,7 @@ private func sendMapped(
   guard length >= leastMapping, mayLendUntouched(description),
     anp_kernel_is_cached(input, position, length) != 0
   else { return 0 }
-  let begin = position & ~(pageSize - 1)
+  let begin = position & ~(mappingUnit - 1)
   let skipped = Int(position - begin)
   guard let base = anp_kernel_map_file(input, begin, skipped + length) else { return 0 }
   var isCopied = false

@@ -119,11 +119,14 @@ def run(options, scratch):
 
 def main():
     parser = argparse.ArgumentParser(prog="make profile", description="Where the time goes in a program under libanp.so.")
-    parser.add_argument("modes", nargs="*", choices=[[], *MODES], help="what to profile (default: all)")
+    parser.add_argument("modes", nargs="*", metavar="MODE", help=f"what to profile: {', '.join(MODES)} (default: all)")
     parser.add_argument("--seconds", type=int, default=3, help="length of each (default 3)")
     parser.add_argument("--library", default=os.path.join(TOP, "build", "libanp.so"), help="default: build/libanp.so")
     parser.add_argument("--output", default=os.path.join(TOP, "results", "profile"), help="folder for the SVGs")
     options = parser.parse_args()
+    unknown = [mode for mode in options.modes if mode not in MODES]
+    if unknown:
+        parser.error(f"there is no {unknown[0]}: it takes {', '.join(MODES)}")
     return in_isolation("profile", options.library, lambda scratch: run(options, scratch))
 
 
