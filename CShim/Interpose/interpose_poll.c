@@ -12,7 +12,8 @@ extern int __poll_chk(struct pollfd *, nfds_t, int, size_t);
 extern int __ppoll_chk(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t);
 
 // Arrays this long live on the stack; longer ones in a mapping of their own, which a jump out of the wait would leave behind.
-enum { POLL_ON_STACK = 512 };
+/// Entries of our own behind the program's: a wake eventfd, and the queues of the device.
+enum { POLL_ON_STACK = 512, POLL_EXTRA = 1 + 8 };
 
 static int64_t milliseconds(int timeout) { return timeout < 0 ? -1 : (int64_t)timeout * 1000000; }
 
@@ -33,14 +34,14 @@ static int has_ours(const struct pollfd *fds, nfds_t count) {
 
 /// *slept, where asked for, becomes 1 when the call slept, and stays otherwise.
 static long poll_ours(struct pollfd *fds, nfds_t count, int64_t timeout, const sigset_t *mask, int *slept) {
-  if (count + 1 < POLL_ON_STACK) {
+  if (count + POLL_EXTRA <= POLL_ON_STACK) {
     struct pollfd scratch[POLL_ON_STACK];
     long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);
     if (slept && scratch[count].revents) *slept = 1;
     return result;
   }
   if (count > 1 << 24) return -EINVAL;
-  size_t bytes = (count + 2) * sizeof(struct pollfd);
+  size_t bytes = (count + POLL_EXTRA) * sizeof(struct pollfd);
   struct pollfd *scratch = map(bytes);
   if (!scratch) return -ENOMEM;
   long result = anp_entry_poll(fds, (long)count, timeout, mask, scratch);

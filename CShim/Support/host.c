@@ -215,12 +215,23 @@ unsigned anp_event_wait(struct anp_sleep_numbers *numbers, int device_too, int64
          ((entries[0].revents & POLLIN) ? ANP_EVENT_TIMER : 0);
 }
 
-int anp_wait_readable(int fd, int64_t nanoseconds) {
-  struct pollfd entry = {.fd = fd, .events = POLLIN};
+int anp_wait_readable(int fd, int64_t nanoseconds) { return anp_wait_any_readable(&fd, 1, nanoseconds); }
+
+int anp_wait_any_readable(const int *fds, int count, int64_t nanoseconds) {
+  struct pollfd entries[ANP_WAIT_READABLE_MAX];
   struct timespec limit = {nanoseconds / 1000000000, nanoseconds % 1000000000};
-  int n = wait_for(&entry, 1, nanoseconds < 0 ? 0 : &limit);
-  if (n <= 0) return 0;
-  return (entry.revents & POLLIN) ? 1 : -1;
+  if (count > ANP_WAIT_READABLE_MAX) count = ANP_WAIT_READABLE_MAX;
+  for (int i = 0; i < count; i++) entries[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+  if (wait_for(entries, (unsigned)count, nanoseconds < 0 ? 0 : &limit) <= 0) return 0;
+  int ready = 0;
+  for (int i = 0; i < count; i++) {
+    if (entries[i].revents & POLLIN) {
+      ready |= 1 << i;
+    } else if (entries[i].revents) {
+      return -1;
+    }
+  }
+  return ready;
 }
 
 int anp_has_several_cores(void) {

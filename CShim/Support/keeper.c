@@ -71,6 +71,7 @@ enum {
   BOUND_MILLISECONDS = 2000,
   LONGEST_BOUND_MILLISECONDS = 60000,
   KEPT_MAX = 8,
+  DEVICES_MAX = 8,
 };
 
 /// allocator.c, where there is one: frees its lock from a thread that is no more.
@@ -88,7 +89,8 @@ static struct {
   int kept[KEPT_MAX];
   int kept_count;
   // Numbers in the keeper's table.
-  int device, pipe, program;
+  int devices[DEVICES_MAX], device_count;
+  int pipe, program;
   int timer;
 } keeper = {.descriptor = -1};
 
@@ -105,8 +107,8 @@ static void close_between(unsigned first, unsigned last) {
 }
 
 static void close_all_but_ours(void) {
-  int ours[KEPT_MAX + 3], count = 0;
-  ours[count++] = keeper.device;
+  int ours[KEPT_MAX + DEVICES_MAX + 2], count = 0;
+  for (int i = 0; i < keeper.device_count; i++) ours[count++] = keeper.devices[i];
   ours[count++] = keeper.pipe;
   ours[count++] = keeper.program;
   for (int i = 0; i < keeper.kept_count; i++) ours[count++] = keeper.kept[i];
@@ -209,7 +211,7 @@ static int keep(void *nothing) {
   __builtin_unreachable();
 }
 
-int anp_keeper_device(void) { return keeper.device; }
+int anp_keeper_device(int queue) { return keeper.devices[queue]; }
 
 // ---- Making it ----------------------------------------------------------------------------------------------------------
 
@@ -298,7 +300,7 @@ static int make_keeper(void) {
   return 0;
 }
 
-int anp_keeper_start(int device_fd, void (*drain)(int how)) {
+int anp_keeper_start(const int *device_fds, int count, void (*drain)(int how)) {
   long self = anp_call(SYS_getpid);
   atomic_store(&keeper.end, ANP_END_KILLED);
   atomic_store(&keeper.process, 0);
@@ -307,7 +309,8 @@ int anp_keeper_start(int device_fd, void (*drain)(int how)) {
   long result = anp_call(SYS_pipe2, ends, O_CLOEXEC);
   if (result < 0) return (int)result;
   keeper.drain = drain;
-  keeper.device = device_fd;
+  keeper.device_count = count < DEVICES_MAX ? count : DEVICES_MAX;
+  memcpy(keeper.devices, device_fds, sizeof *device_fds * (size_t)keeper.device_count);
   keeper.pipe = ends[0];
   // Without it (before Linux 5.3) the pipe has to do.
   keeper.program = (int)anp_call(SYS_pidfd_open, self, 0);

@@ -103,18 +103,24 @@ extension HostRuntime {
   package static func atExit() {
     guard let shard, shard.pointee.work.statisticsOutput >= 0 else { return }
     guard anp_claim_word(&anp_host().pointee.statistics_printed) != 0 else { return }
-    // A thread may have been cut off inside the lock: after a while the counters are read as they stand.
-    var locked = false
-    for _ in 0..<200 where !locked {
-      locked = anp_try_lock(shard.pointee.lockWord) != 0
-      if !locked { anp_sleep(500_000) }
-    }
-    let statistics = shard.pointee.stack.statistics
-    // What is still on its way goes out after this, uncounted.
+    var statistics = Statistics()
+    var calls = DeviceCalls()
+    var leftToKeeper = 0
     let isKeeper = anp_process_id() != shard.pointee.process
-    let leftToKeeper = locked && !isKeeper ? shard.pointee.stack.unacknowledgedBytes() : 0
-    let calls = shard.pointee.work.calls
-    if locked { anp_unlock(shard.pointee.lockWord) }
+    for i in 0..<shardCount {
+      let shard = self.shard(at: i)
+      // A thread may have been cut off inside the lock: after a while the counters are read as they stand.
+      var locked = false
+      for _ in 0..<200 where !locked {
+        locked = anp_try_lock(shard.pointee.lockWord) != 0
+        if !locked { anp_sleep(500_000) }
+      }
+      statistics.add(shard.pointee.stack.statistics)
+      // What is still on its way goes out after this, uncounted.
+      if locked, !isKeeper { leftToKeeper += shard.pointee.stack.unacknowledgedBytes() }
+      calls.add(shard.pointee.work.calls)
+      if locked { anp_unlock(shard.pointee.lockWord) }
+    }
     let drops = ExitStatistics.queueDrops(shard.pointee.deviceName).map { $0 &- shard.pointee.queueDropsAtStart }
     let descriptor = shard.pointee.work.statisticsOutput
     ExitStatistics.format(

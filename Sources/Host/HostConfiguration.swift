@@ -95,6 +95,8 @@ package struct HostConfiguration {
   package private(set) var offloads = Offloads.all
   /// ANP_COALESCE=rx-usecs:N: microseconds from the device's interrupt to the poll, so that more frames come in at once.
   package private(set) var coalesce = 0
+  /// ANP_QUEUES: queues of the device, each with a stack and a lock of its own.
+  package private(set) var queues = 1
   /// ANP_BUDGET: frames per poll (Linux: net.core.dev_weight).
   package private(set) var budget = 64
   /// ANP_BUSY_POLL: microseconds that a waiting thread looks at the device before it sleeps; nil leaves the device to anp-rx.
@@ -169,6 +171,10 @@ package struct HostConfiguration {
     if let value = lookup("ANP_COALESCE") { coalesce = try parseCoalesce(value) }
     if let value = lookup("ANP_BUDGET") {
       budget = try parseNumber("ANP_BUDGET", value, 1...4096, "a number of frames from 1 to 4096")
+    }
+    if let value = lookup("ANP_QUEUES") {
+      queues = try parseNumber(
+        "ANP_QUEUES", value, 1...ShardMask.maximumCount, "a number of queues from 1 to 8")
     }
     if let value = lookup("ANP_BUSY_POLL") {
       var cursor = TextCursor(cString: value)

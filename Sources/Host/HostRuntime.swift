@@ -27,7 +27,7 @@ package enum HostRuntime {
     anp_host().pointee.after_unlock = hooks.afterUnlock
   }
 
-  /// The running shard; nil before start() succeeded. One load.
+  /// The first of the running shards (they lie one behind the other); nil before start() succeeded. One load.
   @inline(__always)
   package static var shard: UnsafeMutablePointer<Shard>? {
     anp_load_pointer(&anp_host().pointee.shard)?.assumingMemoryBound(to: Shard.self)
@@ -81,9 +81,10 @@ package enum HostRuntime {
       for i in 0..<configuration.pointee.linkCount {
         let link = configuration.pointee.link(i)
         do {
-          let device = try TAPDevice.attach(
-            link.device, wantedMTU: configuration.pointee.mtu, offloads: configuration.pointee.offloads)
-          return run(device, link, configuration)
+          let queues = try TAPDevice.attach(
+            link.device, queues: configuration.pointee.queues, wantedMTU: configuration.pointee.mtu,
+            offloads: configuration.pointee.offloads)
+          return run(queues, link, configuration)
         } catch {
           if onlyBusy {
             failure = error
@@ -109,10 +110,11 @@ package enum HostRuntime {
   }
 
   private static func run(
-    _ device: TAPDevice, _ link: LinkConfiguration, _ configuration: UnsafePointer<HostConfiguration>
+    _ queues: TAPDevice.Queues, _ link: LinkConfiguration, _ configuration: UnsafePointer<HostConfiguration>
   ) -> HostStartError? {
+    let device = queues.first
     guard let seed = Entropy.word(), let k0 = Entropy.word(), let k1 = Entropy.word() else {
-      return giveUp(device, "getrandom is refused: no secret to start with")
+      return giveUp(queues, "getrandom is refused: no secret to start with")
     }
     // A child adds a section to its parent's capture instead of wiping it out.
     let forked = anp_host().pointee.forked != 0
@@ -124,11 +126,14 @@ package enum HostRuntime {
       anp_close(log ?? -1)
       anp_close(capture ?? -1)
       anp_close(statistics ?? -1)
-      anp_close(device.descriptor)
+      queues.close()
       return .badConfiguration
     }
-    let timer = anp_timer_make()
-    guard timer >= 0 else { return giveUp(device, "no descriptor left for the timer") }
+    var timers = InlineArray<8, Int32>(repeating: -1)
+    for i in 0..<queues.count {
+      timers[i] = anp_timer_make()
+      guard timers[i] >= 0 else { return giveUp(queues, "no descriptor left for the timer") }
+    }
 
     var wanted = StackConfiguration()
     wanted.device = device.capabilities
@@ -136,42 +141,54 @@ package enum HostRuntime {
     wanted.prefixLength = link.prefixLength
     wanted.gateway = gateway(device, link, configuration.pointee.gateway)
     wanted.secret = HashKey(k0, k1)
-    wanted.seed = seed
     wanted.timestampSecret = Entropy.bootSecret()
+    wanted.stackCount = queues.count
     let now = MonotonicClock.now
-    let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
-    stack.initialize(to: Stack(wanted, now: now))
-    stack.pointee.trace.filter = configuration.pointee.filter
     var drops: UInt64 = 0
     if statistics >= 0 { drops = ExitStatistics.queueDrops(link.device) ?? 0 }
-    let shard = Shard.make(
-      ShardParts(
-        stack: stack, device: device, deviceName: link.device, timer: timer,
-        ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
-        busyPoll: configuration.pointee.busyPoll, offloads: configuration.pointee.offloads,
-        coalesce: configuration.pointee.coalesce,
-        log: Log(descriptor: log, started: now),
-        capture: Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType),
-        statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
-    if stack.pointee.trace.allows(.device, .info) { shard.pointee.work.log.begin(device, named: link.device, wanted) }
-
-    shard.pointee.lock()
-    shard.pointee.work.receiver.refill(from: &shard.pointee.stack)
-    // The announcement of our address goes out here.
-    shard.pointee.unlock()
-    let result = RxThread.start(shard)
-    guard result == 0 else {
-      anp_close(timer)
-      return giveUp(device, "no thread can be started")
+    let recording = Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType)
+    let shards = UnsafeMutablePointer<Shard>.allocate(capacity: queues.count)
+    for i in 0..<queues.count {
+      wanted.stackIndex = i
+      wanted.seed = seed &+ UInt64(i)
+      let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
+      stack.initialize(to: Stack(wanted, now: now))
+      stack.pointee.trace.filter = configuration.pointee.filter
+      Shard.make(
+        at: shards + i,
+        ShardParts(
+          index: i, stack: stack, device: queues[i], deviceName: link.device, timer: timers[i],
+          ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
+          busyPoll: configuration.pointee.busyPoll, offloads: configuration.pointee.offloads,
+          coalesce: configuration.pointee.coalesce, log: Log(descriptor: log, started: now), capture: recording,
+          statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
     }
-    anp_store_pointer(&anp_host().pointee.shard, shard)
-    KeeperDrain.start(shard)
+    if shards.pointee.stack.trace.allows(.device, .info) {
+      shards.pointee.work.log.begin(device, named: link.device, wanted)
+    }
+
+    anp_host().pointee.shard_count = UInt32(queues.count)
+    for i in 0..<queues.count {
+      let shard = shards + i
+      shard.pointee.lock()
+      shard.pointee.work.receiver.refill(from: &shard.pointee.stack)
+      // The announcement of our address goes out here.
+      shard.pointee.unlock()
+    }
+    // From here on frames come in, and may be another shard's.
+    anp_store_pointer(&anp_host().pointee.shard, shards)
+    for i in 0..<queues.count where RxThread.start(shards + i) != 0 {
+      anp_store_pointer(&anp_host().pointee.shard, nil)
+      for timer in timers.indices { anp_close(timers[timer]) }
+      return giveUp(queues, "no thread can be started")
+    }
+    KeeperDrain.start()
     anp_host().pointee.printed_error = 0
     return nil
   }
 
-  private static func giveUp(_ device: TAPDevice, _ why: StaticString) -> HostStartError {
-    anp_close(device.descriptor)
+  private static func giveUp(_ queues: TAPDevice.Queues, _ why: StaticString) -> HostStartError {
+    queues.close()
     explain(.system) { $0.append(why) }
     return .system
   }
@@ -200,23 +217,29 @@ package enum HostRuntime {
     host.pointee.start_lock = 0
     host.pointee.printed_error = 0
     host.pointee.statistics_printed = 0
+    host.pointee.reported_device_error = 0
     guard let shard else { return }
     host.pointee.forked = 1
+    let count = shardCount
     anp_store_pointer(&host.pointee.shard, nil)
-    // Closing -1 does no harm.
-    let numbers = shard.pointee.descriptors
-    for i in numbers.indices { anp_close(numbers[i]) }
+    // Closing -1 does no harm, nor does closing the log once for each shard: no other thread is here.
+    for i in 0..<count {
+      let numbers = shard[i].descriptors
+      for number in numbers.indices { anp_close(numbers[number]) }
+    }
   }
 
   // MARK: Descriptors of ours among the program's
 
   /// The descriptors that the running stack uses.
   package static func eachDescriptor(_ body: (Int32) -> Void) {
-    guard let shard else { return }
-    anp_lock(shard.pointee.lockWord)
-    let numbers = shard.pointee.descriptors
-    anp_unlock(shard.pointee.lockWord)
-    for i in numbers.indices where numbers[i] >= 0 { body(numbers[i]) }
+    for i in 0..<shardCount {
+      let shard = self.shard(at: i)
+      anp_lock(shard.pointee.lockWord)
+      let numbers = shard.pointee.descriptors
+      anp_unlock(shard.pointee.lockWord)
+      for number in numbers.indices where numbers[number] >= 0 { body(numbers[number]) }
+    }
   }
 
   /// True for a descriptor number that the stack uses itself. A close of it by the program (a daemon closing everything) is to
@@ -230,10 +253,10 @@ package enum HostRuntime {
   /// Gives the stack's descriptor another number; false where none is free. The old number stays open for the caller to
   /// replace (dup2) or close.
   package static func moveDescriptor(_ number: Int32) -> Bool {
-    guard let shard else { return true }
+    guard shard != nil else { return true }
     let copy = anp_duplicate_descriptor(number)
     guard copy >= 0 else { return false }
-    shard.pointee.replaceDescriptor(number, by: copy)
+    for i in 0..<shardCount { shard(at: i).pointee.replaceDescriptor(number, by: copy) }
     return true
   }
 }

@@ -18,12 +18,18 @@ enum KeeperDrain {
   /// How long a peer that has everything may take for its own FIN.
   private static var goodbye: Interval { .milliseconds(100) }
 
-  static func start(_ shard: UnsafeMutablePointer<Shard>) {
-    guard anp_under_thread_sanitizer() == 0 else { return }
+  static func start() {
+    guard anp_under_thread_sanitizer() == 0, let shard = HostRuntime.shard else { return }
     anp_keeper_keep(shard.pointee.work.log.descriptor)
     anp_keeper_keep(shard.pointee.work.capture.descriptor)
     anp_keeper_keep(shard.pointee.work.statisticsOutput)
-    let result = anp_keeper_start(shard.pointee.work.device.descriptor) { how in KeeperDrain.run(how) }
+    var devices = InlineArray<8, Int32>(repeating: -1)
+    for i in 0..<HostRuntime.shardCount { devices[i] = HostRuntime.shard(at: i).pointee.work.device.descriptor }
+    let result = withUnsafeBytes(of: &devices) {
+      anp_keeper_start($0.baseAddress!.assumingMemoryBound(to: Int32.self), Int32(HostRuntime.shardCount)) { how in
+        KeeperDrain.run(how)
+      }
+    }
     if result != 0 {
       report { text in
         text.append("no keeper can be made (error ")
@@ -34,38 +40,58 @@ enum KeeperDrain {
   }
 
   private static func run(_ how: Int32) {
-    guard let shard = HostRuntime.shard else { return }
+    guard HostRuntime.shard != nil else { return }
     anp_forget_thread_id()
-    shard.pointee.becomeKeeper(device: anp_keeper_device())
     let leftToUs = how == Int32(ANP_END_EXIT.rawValue) || how == Int32(ANP_END_EXEC.rawValue)
-    if shard.pointee.lockOwner == 0 || leftToUs {
-      anp_store_word(shard.pointee.lockWord, 0)
-      drain(shard)
-    } else {
-      resetAll(shard)
+    var whole = ShardMask.none
+    for i in 0..<HostRuntime.shardCount {
+      let shard = HostRuntime.shard(at: i)
+      shard.pointee.becomeKeeper(device: anp_keeper_device(Int32(i)))
+      if shard.pointee.lockOwner == 0 || leftToUs {
+        anp_store_word(shard.pointee.lockWord, 0)
+        whole.formUnion(ShardMask(i))
+      } else {
+        shard.pointee.work.isLost = true
+        resetAll(shard)
+      }
     }
+    if !whole.isEmpty { drain(whole) }
     // After an end that no exit hook saw (SIGTERM, abort, _exit by a raw system call).
     HostRuntime.atExit()
   }
 
-  private static func drain(_ shard: UnsafeMutablePointer<Shard>) {
-    shard.pointee.lock()
-    shard.pointee.resumeDuties()
-    shard.pointee.stack.closeAll(now: MonotonicClock.now)
-    let patience = shard.pointee.stack.longestLinger().map { Interval.seconds($0) } ?? patience
-    shard.pointee.unlock()
+  private static func drain(_ shards: ShardMask) {
+    var patience = patience
+    var left = shards
+    var longestLinger: Int?
+    while let i = left.removeFirst() {
+      let shard = HostRuntime.shard(at: i)
+      shard.pointee.lock()
+      shard.pointee.resumeDuties()
+      shard.pointee.stack.closeAll(now: MonotonicClock.now)
+      if let seconds = shard.pointee.stack.longestLinger() { longestLinger = max(longestLinger ?? 0, seconds) }
+      shard.pointee.unlock()
+    }
+    if let longestLinger { patience = .seconds(longestLinger) }
     anp_keeper_set_bound(60_000)
 
     let begin = MonotonicClock.now
     var deadline = begin + patience
     var drainedAt: Instant?
     while true {
-      shard.pointee.lock()
-      shard.pointee.runTimers()
-      let unfinished = shard.pointee.stack.hasUnfinishedSends()
-      let awaiting = shard.pointee.stack.awaitsGoodbye()
-      let next = shard.pointee.stack.nextDeadline()
-      shard.pointee.unlock()
+      var unfinished = false
+      var awaiting = false
+      var next = Instant.distantFuture
+      left = shards
+      while let i = left.removeFirst() {
+        let shard = HostRuntime.shard(at: i)
+        shard.pointee.lock()
+        shard.pointee.runTimers()
+        unfinished = shard.pointee.stack.hasUnfinishedSends() || unfinished
+        awaiting = shard.pointee.stack.awaitsGoodbye() || awaiting
+        next = min(next, shard.pointee.stack.nextDeadline() ?? .distantFuture)
+        shard.pointee.unlock()
+      }
       let now = MonotonicClock.now
       if !unfinished {
         if drainedAt == nil { drainedAt = now }
@@ -74,15 +100,30 @@ enum KeeperDrain {
         drainedAt = nil
       }
       guard now < deadline, now < begin + longest else { return }
-      let wake = min(next ?? .distantFuture, now + .milliseconds(20))
-      let readable = anp_wait_readable(shard.pointee.work.device.descriptor, max(0, (wake - now).nanoseconds))
+      let readable = awaitFrames(shards, until: min(next, now + .milliseconds(20)), now: now)
       if readable < 0 { return }
       guard readable > 0 else { continue }
       // Something came; whatever it was, the peers live.
       deadline = MonotonicClock.now + patience
-      _ = shard.pointee.beginPolling()
-      if case .failed = Receiver.poll(shard, budget: 256).end { return }
-      shard.pointee.endPolling()
+      var ready = ShardMask(bits: UInt32(readable))
+      while let i = ready.removeFirst() {
+        let shard = HostRuntime.shard(at: i)
+        _ = shard.pointee.beginPolling()
+        if case .failed = Receiver.poll(shard, budget: 256).end { return }
+        shard.pointee.endPolling()
+      }
+    }
+  }
+
+  /// A bit for each queue with frames; negative where the device is gone.
+  private static func awaitFrames(_ shards: ShardMask, until wake: Instant, now: Instant) -> Int32 {
+    var devices = InlineArray<8, Int32>(repeating: -1)
+    var left = shards
+    while let i = left.removeFirst() { devices[i] = HostRuntime.shard(at: i).pointee.work.device.descriptor }
+    return withUnsafeBytes(of: &devices) {
+      anp_wait_any_readable(
+        $0.baseAddress!.assumingMemoryBound(to: Int32.self), Int32(HostRuntime.shardCount),
+        max(0, (wake - now).nanoseconds))
     }
   }
 

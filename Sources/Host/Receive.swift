@@ -114,6 +114,7 @@ package struct Receiver {
       // The call that found nothing counts, too.
       shard.pointee.work.calls.reads &+= UInt64(n &+ lost &+ (error == 0 ? 0 : 1))
       if n > 0 { shard.pointee.stack.finishBatch(now: now) }
+      let strays = shard.pointee.stack.takeStrays()
       if lost > 0 {
         shard.pointee.stack.count(.rxRingFull, lost)
         shard.pointee.stack.statistics[drop: .noBuffer] &+= UInt64(lost)
@@ -123,6 +124,7 @@ package struct Receiver {
       if left <= 0, error == 0, budget >= shard.pointee.work.budget { shard.pointee.stack.count(.timeSqueeze) }
       if error != 0, error != EAGAIN { shard.pointee.reportDeviceError(error) }
       shard.pointee.unlock()
+      if !strays.isEmpty { Strays.deliver(from: shard, strays) }
       if error != 0 {
         return Outcome(end: error == EAGAIN ? .empty : .failed(error), frames: budget &- left, isBulk: isBulk)
       }

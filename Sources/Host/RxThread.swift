@@ -11,7 +11,13 @@ enum RxThread {
   private static var stackBytes: Int { 256 << 10 }
 
   static func start(_ shard: UnsafeMutablePointer<Shard>) -> Int32 {
-    anp_thread_start({ RxThread.run($0!.assumingMemoryBound(to: Shard.self)) }, shard, "anp-rx", stackBytes)
+    let body: @convention(c) (UnsafeMutableRawPointer?) -> Void = { RxThread.run($0!.assumingMemoryBound(to: Shard.self)) }
+    if shard.pointee.index == 0 { return anp_thread_start(body, shard, "anp-rx", stackBytes) }
+    var name: InlineArray<9, CChar> = [97, 110, 112, 45, 114, 120, 47, 48, 0]  // anp-rx/0
+    name[7] += CChar(shard.pointee.index)
+    return withUnsafeBytes(of: &name) {
+      anp_thread_start(body, shard, $0.baseAddress!.assumingMemoryBound(to: CChar.self), stackBytes)
+    }
   }
 
   private static func run(_ shard: UnsafeMutablePointer<Shard>) {

@@ -10,7 +10,7 @@
 //   timer (TIMER)      anp-rx, when the alarm     yes              no                 drains
 //                      descriptor fires
 //   signal handler     a program's thread         as user: deferred while its thread is inside (anp_process.h)
-//   fork child         the forking thread         no: HostRuntime.forkChild() forgets the shard as it stands
+//   fork child         the forking thread         no: HostRuntime.forkChild() forgets the shards as they stand
 //   keeper             own task, after the end    yes, with care   no                 everything, nobody else is left
 //
 // Duties. A device system call is never made under the lock. Whoever makes it marks the duty as taken, so that order on
@@ -21,8 +21,8 @@
 // Both bits are guarded by the lock. What the holder of a bit uses without the lock (`transmitter`, `receiver`, the log's
 // batch) belongs to the bit.
 //
-// Order of locks: HostRuntime's start lock, then the shard's, then the Preload layer's state lock (anp_state_lock: its tables),
-// which is a leaf. Of libc only the allocator's lock is taken under them.
+// Order of locks: HostRuntime's start lock, then the shards' in the order of their numbers (Shards.swift), then the Preload
+// layer's state lock (anp_state_lock: its tables), which is a leaf. Of libc only the allocator's lock is taken under them.
 
 import CSupport
 import Netstack
@@ -46,8 +46,13 @@ package struct Shard: ~Copyable {
   }
 
   let here: UnsafeMutablePointer<Shard>
+  /// Its number, from 0: the queue of the device that is its own.
+  package let index: Int
+  /// Room for one datagram, for gathering and scattering; the lock's.
+  package let scratch: UnsafeMutableRawPointer
+  package static var scratchSize: Int { 65536 }
   /// A cache line of its own: waiters spin on it.
-  let lockWord: UnsafeMutablePointer<UInt32>
+  package let lockWord: UnsafeMutablePointer<UInt32>
   /// What anp-rx sleeps on; it looks without the lock.
   let sleep: UnsafeMutablePointer<anp_sleep_numbers>
 
@@ -60,6 +65,8 @@ package struct Shard: ~Copyable {
 
   private init(at here: UnsafeMutablePointer<Shard>, _ parts: ShardParts) {
     self.here = here
+    index = parts.index
+    scratch = .allocate(byteCount: Self.scratchSize, alignment: 64)
     stackAddress = parts.stack
     deviceName = parts.deviceName
     started = parts.started
@@ -73,10 +80,8 @@ package struct Shard: ~Copyable {
   }
 
   /// Makes a shard at an address that it keeps for the life of the process.
-  static func make(_ parts: ShardParts) -> UnsafeMutablePointer<Shard> {
-    let shard = UnsafeMutablePointer<Shard>.allocate(capacity: 1)
+  static func make(at shard: UnsafeMutablePointer<Shard>, _ parts: ShardParts) {
     shard.initialize(to: Shard(at: shard, parts))
-    return shard
   }
 
   // MARK: Lock
@@ -248,6 +253,8 @@ struct ShardWork {
   var statisticsOutput: Int32
   var calls = DeviceCalls()
 
+  /// In the keeper: a thread died inside, nothing of the stack can be used.
+  var isLost = false
   var isDraining = false
   var isPolling = false
   var residence = Residence()
@@ -285,6 +292,7 @@ struct ShardWork {
 
 /// What a shard is made of.
 struct ShardParts {
+  var index: Int
   var stack: UnsafeMutablePointer<Stack>
   var device: TAPDevice
   var deviceName: UnsafePointer<CChar>
@@ -312,4 +320,14 @@ struct DeviceCalls {
   var writeSuperFrames: UInt64 = 0
   /// Bytes of frames that were put together before they were written.
   var copyBytes: UInt64 = 0
+
+  mutating func add(_ other: DeviceCalls) {
+    reads &+= other.reads
+    readBytes &+= other.readBytes
+    writes &+= other.writes
+    writeBytes &+= other.writeBytes
+    readSuperFrames &+= other.readSuperFrames
+    writeSuperFrames &+= other.writeSuperFrames
+    copyBytes &+= other.copyBytes
+  }
 }

@@ -24,7 +24,7 @@ package enum HostStartError: UInt32, Error, Sendable {
 
 /// What failed, with enough to explain it.
 package struct DeviceError: Error {
-  package enum Step: Sendable { case open, find, attach, shared, headerSize, down, mtu }
+  package enum Step: Sendable { case open, find, attach, shared, queue, headerSize, down, mtu }
   package var step: Step
   /// errno's value
   package var code: Int32
@@ -36,7 +36,67 @@ package struct TAPDevice {
   package let headerSize: Int
   package let capabilities: DeviceCapabilities
 
+  /// All queues of a device that the stack is to have, as so many values that differ in their descriptor.
+  package struct Queues {
+    private(set) var count = 1
+    private(set) var first: TAPDevice
+    private var descriptors = InlineArray<8, Int32>(repeating: -1)
+
+    init(_ first: TAPDevice) {
+      self.first = first
+      descriptors[0] = first.descriptor
+    }
+
+    mutating func append(_ descriptor: Int32) {
+      descriptors[count] = descriptor
+      count += 1
+    }
+
+    subscript(_ i: Int) -> TAPDevice {
+      var device = first
+      device.descriptor = descriptors[i]
+      return device
+    }
+
+    package func close() {
+      for i in 0..<count { anp_close(descriptors[i]) }
+    }
+  }
+
   /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
+  package static func attach(
+    _ name: UnsafePointer<CChar>, queues count: Int, wantedMTU: Int?, offloads: Offloads = .all
+  ) throws(DeviceError) -> Queues {
+    var queues = Queues(try attach(name, wantedMTU: wantedMTU, offloads: offloads))
+    guard count > 1 else { return queues }
+    do {
+      try addQueues(count - 1, name, to: &queues)
+      return queues
+    } catch {
+      queues.close()
+      throw error
+    }
+  }
+
+  private static func addQueues(
+    _ count: Int, _ name: UnsafePointer<CChar>, to queues: inout Queues
+  ) throws(DeviceError) {
+    let flags = anp_tap_flags(queues.first.descriptor)
+    guard flags >= 0, Int(flags) & ANP_TAP_MULTI_QUEUE != 0 else { throw DeviceError(step: .queue, code: EINVAL) }
+    for _ in 0..<count {
+      let descriptor = anp_tap_open()
+      guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
+      queues.append(descriptor)
+      let result = anp_tap_attach(descriptor, name, UInt32(flags))
+      guard result == 0 else { throw DeviceError(step: .attach, code: -result) }
+    }
+    let asking = anp_interface_socket()
+    guard asking >= 0 else { throw DeviceError(step: .find, code: -asking) }
+    let all = anp_interface_queues(asking, name)
+    anp_close(asking)
+    if all > Int32(queues.count) { throw DeviceError(step: .shared, code: EBUSY) }
+  }
+
   package static func attach(
     _ name: UnsafePointer<CChar>, wantedMTU: Int?, offloads: Offloads = .all
   ) throws(DeviceError) -> TAPDevice {
@@ -46,7 +106,7 @@ package struct TAPDevice {
     let index = anp_interface_index(asking, name)
     guard index > 0 else { throw DeviceError(step: .find, code: -index) }
     // A multi-queue device admits any number of processes, and deals frames out among them by hash: two stacks would steal
-    // each other's. One queue, one stack, until a stack has several. Look before attaching: even a short visit takes frames.
+    // each other's. Look before attaching: even a short visit takes frames.
     guard anp_interface_queues(asking, name) <= 0 else { throw DeviceError(step: .shared, code: EBUSY) }
     let descriptor = anp_tap_open()
     guard descriptor >= 0 else { throw DeviceError(step: .open, code: -descriptor) }
@@ -173,7 +233,7 @@ extension DeviceError {
       default: .system
       }
     case .shared: .busy
-    case .down, .mtu: .unusable
+    case .queue, .down, .mtu: .unusable
     case .headerSize: .system
     }
   }
@@ -214,6 +274,11 @@ extension DeviceError {
       text.append(": raise that with 'ip link set ")
       text.append(cString: name)
       text.append(" mtu N'")
+    case .unusable where step == .queue:
+      text.append(cString: name)
+      text.append(
+        " has one queue only, and ANP_QUEUES asks for more: 'ip tuntap add dev NAME mode tap multi_queue vnet_hdr', or")
+      text.append(" 'scripts/tap.sh up'")
     case .unusable:
       text.append(cString: name)
       text.append(
@@ -223,7 +288,7 @@ extension DeviceError {
       switch step {
       case .find: text.append(": looking it up")
       case .open: text.append(": opening /dev/net/tun")
-      case .attach, .shared: text.append(": attaching (TUNSETIFF)")
+      case .attach, .shared, .queue: text.append(": attaching (TUNSETIFF)")
       case .headerSize: text.append(": TUNSETVNETHDRSZ")
       case .down, .mtu: text.append(": asking for its state")
       }

@@ -137,6 +137,10 @@ extension Shard {
   func reportDeviceError(_ error: Int32) {
     guard error != work.reportedDeviceError else { return }
     work.reportedDeviceError = error
+    // All queues of a device fail together.
+    if anp_exchange_word(&anp_host().pointee.reported_device_error, UInt32(bitPattern: error)) == UInt32(bitPattern: error) {
+      return
+    }
     report { text in
       switch error {
       case EBADFD: text.append("the TAP device was removed; this program's connections cannot go on")

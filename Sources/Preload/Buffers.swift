@@ -46,7 +46,7 @@ struct Buffers {
       if offset < skipped + length {
         let within = offset - skipped
         // A buffer without an address has no length either; bytes that are dropped take any address.
-        let base = (vectors[i].iov_base ?? preload.pointee.scratch) + within
+        let base = (vectors[i].iov_base ?? UnsafeMutableRawPointer(bitPattern: 64).unsafelyUnwrapped) + within
         return (
           UnsafeMutableRawBufferPointer(start: base, count: length - within), skipped + length == total
         )

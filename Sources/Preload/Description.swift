@@ -5,7 +5,8 @@
 //        └───────────────────────────────────► kernel     the descriptors drop out of the table: plain libc from then on
 //
 // What may be touched when: `life`, `side`, words, flags and `pollers` are atomics; `interests` belongs to the state lock; the
-// rest is written before the side turns to `.stack` or under the shard's lock.
+// rest is written before the side turns to `.stack` or under the shard's lock. `handle` and `shard` of a socket that is in all
+// shards (Spread.swift) change under the locks of all.
 
 import CSupport
 import Host
@@ -19,6 +20,32 @@ enum Side: UInt8 {
   case undecided = 0
   case stack = 1
   case kernel = 2
+}
+
+/// Where a socket's readiness is to be found.
+enum Place: Equatable {
+  /// Not in the stack.
+  case nowhere
+  case shard(UInt8)
+  /// In all; what waits for accept is counted outside of them.
+  case listening
+
+  /// The shards whose locks make it stand still.
+  @inline(__always)
+  var locks: ShardMask {
+    if case .shard(let index) = self { return ShardMask(Int(index)) }
+    return .none
+  }
+
+  /// The shards that can bring about a change.
+  @inline(__always)
+  var sources: ShardMask {
+    switch self {
+    case .nowhere: .none
+    case .shard(let index): ShardMask(Int(index))
+    case .listening: .all
+    }
+  }
 }
 
 struct Description: ~Copyable, Pooled {
@@ -35,7 +62,14 @@ struct Description: ~Copyable, Pooled {
   var ipProtocol: Int32 = 0
 
   var handle = SocketHandle(.stream, SlabHandle(index: 0, generation: 0))
-  var shard: UnsafeMutablePointer<Shard>?
+  private let shardAddress = Atomic<UInt>(0)
+  /// Where it is in all shards: its socket in each, by the shard's number; `handle` is one of them.
+  var replicas: UnsafeMutablePointer<SocketHandle>?
+  let isEverywhere = Atomic<Bool>(false)
+  /// Address of the queue of a listener that is in all shards; 0 = is none. Written under the locks of all and the state lock.
+  let listenQueue = Atomic<UInt>(0)
+  /// Memory for it, made once.
+  var listenQueueMemory: ListenQueuePointer?
 
   /// SO_RCVTIMEO, SO_SNDTIMEO, nanoseconds; -1 = none.
   var receiveTimeout: Int64 = -1
@@ -71,6 +105,14 @@ struct Description: ~Copyable, Pooled {
   }
 
   @inline(__always)
+  var shard: UnsafeMutablePointer<Shard>? {
+    UnsafeMutablePointer(bitPattern: shardAddress.load(ordering: .acquiring))
+  }
+  func setShard(_ shard: UnsafeMutablePointer<Shard>?) {
+    shardAddress.store(UInt(bitPattern: shard), ordering: .releasing)
+  }
+
+  @inline(__always)
   var side: Side { Side(rawValue: sideValue.load(ordering: .acquiring)).unsafelyUnwrapped }
   func setSide(_ side: Side) { sideValue.store(side.rawValue, ordering: .sequentiallyConsistent) }
 
@@ -83,7 +125,9 @@ struct Description: ~Copyable, Pooled {
     self.ipProtocol = ipProtocol
     setSide(.undecided)
     nonBlocking.store(false, ordering: .relaxed)
-    shard = nil
+    setShard(nil)
+    isEverywhere.store(false, ordering: .relaxed)
+    listenQueue.store(0, ordering: .relaxed)
     receiveTimeout = -1
     sendTimeout = -1
     onlyIPv6 = false
@@ -107,11 +151,21 @@ extension UnsafeMutablePointer where Pointee == Description {
     anp_fd_entry(UInt32(ANP_FD_SOCKET.rawValue), pointee.index, pointee.life.generation)
   }
 
-  /// Level-triggered readiness. For a socket of the stack the caller holds its shard.
+  /// Where the stack's socket is, for whoever looks at its readiness or waits for it.
+  @inline(__always)
+  var place: Place {
+    guard pointee.side == .stack, let shard = pointee.shard else { return .nowhere }
+    return pointee.listenQueue.load(ordering: .relaxed) != 0 ? .listening : .shard(UInt8(shard.pointee.index))
+  }
+
+  /// Level-triggered readiness, under the state lock. For a socket of the stack the caller holds its shard as well.
   @inline(__always)
   func readinessLocked() -> UInt32 {
     switch pointee.side {
     case .stack:
+      if let queue = ListenQueuePointer(bitPattern: pointee.listenQueue.load(ordering: .relaxed)) {
+        return queue.pointee.accepted.load(ordering: .sequentiallyConsistent) > 0 ? Readiness.readable.rawValue : 0
+      }
       var level = pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
       if !pointee.zeroCopy.isEmpty { level |= PollEvent.error }
       // datagram_poll says EPOLLWRBAND as well, tcp_poll does not.
@@ -142,10 +196,11 @@ extension UnsafeMutablePointer where Pointee == Description {
   @inline(never)
   private func finish() {
     if pointee.side == .stack, let shard = pointee.shard {
-      shard.pointee.lock()
-      shard.pointee.stack.setCookie(pointee.handle, 0)
-      shard.pointee.stack.close(pointee.handle, now: shard.pointee.now())
-      shard.pointee.unlock()
+      if pointee.isEverywhere.load(ordering: .relaxed) {
+        Spread.close(self)
+      } else {
+        Spread.close(pointee.handle, in: shard)
+      }
     }
     anp_state_lock()
     while let interest = pointee.interests { Epoll.removeLocked(interest) }

@@ -50,13 +50,24 @@ func complainOfOrphan(_ fd: Int32) -> Int {
 
 private let orphanReported = Atomic<Bool>(false)
 
+/// Locks the shard of a socket that is the stack's. As long as the lock is held it stays the socket's.
+@inline(__always)
+func lockShard(of description: DescriptionPointer) -> UnsafeMutablePointer<Shard> {
+  while true {
+    let shard = description.pointee.shard.unsafelyUnwrapped
+    shard.pointee.lock()
+    if description.pointee.shard == shard { return shard }
+    // A connect that chose another came in between (Spread.swift).
+    shard.pointee.unlock()
+  }
+}
+
 /// A stack operation under the shard's lock.
 @inline(__always)
 func withShard(
   _ description: DescriptionPointer, _ operation: (UnsafeMutablePointer<Shard>, Instant) throws(SocketError) -> Int
 ) -> Int {
-  let shard = description.pointee.shard.unsafelyUnwrapped
-  shard.pointee.lock()
+  let shard = lockShard(of: description)
   let now = shard.pointee.now()
   let result: Int
   do throws(SocketError) { result = try operation(shard, now) } catch { result = -error.errno }

@@ -50,6 +50,7 @@ private func bind(
   }
   let local = endpoint.address.isUnspecified ? Endpoint(.anyIPv4, endpoint.port) : endpoint
   guard local.address.isIPv4 else { return -Errno.addressNotAvailable }
+  if Spread.isNeeded(description) { return Spread.bind(description, local) }
   return withShard(description) { shard, now throws(SocketError) in
     try shard.pointee.stack.bind(description.pointee.handle, to: local, now: now)
     return 0
@@ -69,12 +70,7 @@ private func connect(
   case .failure(let error): return error
   case .unspecified:
     if description.pointee.side == .undecided { return passToKernel }
-    if description.pointee.kind == .stream {
-      return withShard(description) { shard, now throws(SocketError) in
-        try shard.pointee.stack.disconnect(description.pointee.handle, now: now)
-        return 0
-      }
-    }
+    if description.pointee.kind == .stream { return Spread.disconnect(description) }
   case .endpoint(let given):
     endpoint = given
     if description.pointee.onlyIPv6, endpoint.address.isIPv4 { return -Errno.networkUnreachable }
@@ -105,11 +101,15 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
   while true {
     anp_wait_prepare()
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
-    let result = withShard(description) { shard, now throws(SocketError) in
-      description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
-      try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
-      return 0
-    }
+    let isEverywhere = description.pointee.isEverywhere.load(ordering: .relaxed)
+    let result =
+      isEverywhere
+      ? Spread.connect(description, endpoint)
+      : withShard(description) { shard, now throws(SocketError) in
+        description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
+        try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
+        return 0
+      }
     switch -result {
     case 0:
       description.pointee.connectUnreported = false
@@ -145,10 +145,11 @@ public func entryListen(_ fd: Int32, _ entry: UInt64, _ backlog: Int32) -> Int {
       let decided = Sides.becomeStack(description, fd)
       if decided != 0 { return decided }
     }
+    // Unsigned in Linux: a negative backlog is as long as somaxconn allows.
+    let backlog = Int(UInt32(bitPattern: backlog))
+    if Spread.isNeeded(description) { return Spread.listen(description, backlog: backlog) }
     return withShard(description) { shard, now throws(SocketError) in
-      // Unsigned in Linux: a negative backlog is as long as somaxconn allows.
-      try shard.pointee.stack.listen(
-        description.pointee.handle, backlog: Int(UInt32(bitPattern: backlog)), now: now)
+      try shard.pointee.stack.listen(description.pointee.handle, backlog: backlog, now: now)
       return 0
     }
   }
@@ -178,18 +179,28 @@ private func accept(
     anp_wait_prepare()
     let expected = listener.pointee.readWord.pointee.load(ordering: .sequentiallyConsistent)
     // Looked at first, so that an accept that finds nobody makes no descriptor.
-    let waiting = withShard(listener) { shard, _ throws(SocketError) in
+    var source: (UnsafeMutablePointer<Shard>, SocketHandle)?
+    if listener.pointee.isEverywhere.load(ordering: .relaxed) {
       listener.pointee.readWaiting.store(true, ordering: .sequentiallyConsistent)
-      guard shard.pointee.stack.isListening(listener.pointee.handle) else { throw .invalidArgument }
-      return shard.pointee.stack.readiness(listener.pointee.handle).rawValue & PollEvent.readable != 0 ? 1 : 0
+      if listener.pointee.listenQueue.load(ordering: .relaxed) == 0 { return -Errno.invalid }
+      source = Spread.findAcceptable(listener)
+    } else {
+      let result = withShard(listener) { shard, _ throws(SocketError) in
+        listener.pointee.readWaiting.store(true, ordering: .sequentiallyConsistent)
+        guard shard.pointee.stack.isListening(listener.pointee.handle) else { throw .invalidArgument }
+        if shard.pointee.stack.readiness(listener.pointee.handle).rawValue & PollEvent.readable != 0 {
+          source = (shard, listener.pointee.handle)
+        }
+        return 0
+      }
+      if result < 0 { return result }
     }
-    if waiting < 0 { return waiting }
-    if waiting > 0 {
-      let result = acceptReady(listener, address, length, flags)
+    if let (shard, handle) = source {
+      let result = acceptReady(listener, shard, handle, address, length, flags)
       if result != -Errno.again { return result }
     }
     if listener.pointee.nonBlocking.load(ordering: .relaxed) {
-      guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+      guard !hasLooked, Resident.pollOnce(listener.place.sources) else { return -Errno.again }
       hasLooked = true
       continue
     }
@@ -206,7 +217,8 @@ private func accept(
 
 /// Takes a connection that is there, unless another thread is faster (EAGAIN).
 private func acceptReady(
-  _ listener: DescriptionPointer, _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?,
+  _ listener: DescriptionPointer, _ shard: UnsafeMutablePointer<Shard>, _ handle: SocketHandle,
+  _ address: UnsafeMutableRawPointer?, _ length: UnsafeMutablePointer<UInt32>?,
   _ flags: Int32
 ) -> Int {
   let fd = anp_kernel_socket(listener.pointee.family, SocketType.stream | flags, 0)
@@ -222,11 +234,12 @@ private func acceptReady(
   accepted.pointee.receiveTimeout = listener.pointee.receiveTimeout
   accepted.pointee.sendTimeout = listener.pointee.sendTimeout
   accepted.pointee.zeroCopy.isOn = listener.pointee.zeroCopy.isOn
-  accepted.pointee.shard = listener.pointee.shard
+  accepted.pointee.setShard(shard)
   var peer = Endpoint(.anyIPv4, 0)
-  var result = withShard(listener) { shard, now throws(SocketError) in
+  shard.pointee.lock()
+  var result = kernelStyle { () throws(SocketError) -> Int in
     accepted.pointee.handle = try shard.pointee.stack.accept(
-      listener.pointee.handle, cookie: accepted.pointee.cookie, now: now)
+      handle, cookie: accepted.pointee.cookie, now: shard.pointee.now())
     accepted.pointee.setSide(.stack)
     do throws(SocketError) {
       peer = try shard.pointee.stack.remoteEndpoint(accepted.pointee.handle)
@@ -235,6 +248,7 @@ private func acceptReady(
     }
     return 0
   }
+  shard.pointee.unlock()
   if result == 0, let address, length != nil {
     result = SockAddr.report(peer, family: accepted.pointee.family, to: address, length)
   }
@@ -258,10 +272,7 @@ public func entryShutdown(_ fd: Int32, _ entry: UInt64, _ how: Int32) -> Int {
     case 2: direction = .both
     default: return -Errno.invalid
     }
-    return withShard(description) { shard, now throws(SocketError) in
-      try shard.pointee.stack.shutdown(description.pointee.handle, direction, now: now)
-      return 0
-    }
+    return Spread.shutdown(description, direction)
   }
 }
 

@@ -88,7 +88,7 @@ private func control(
   if operation != EpollOperation.delete, events & EpollFlag.exclusive != 0 {
     if operation == EpollOperation.modify || events & ~allowedWithExclusive != 0 { return -Errno.invalid }
   }
-  return withReadinessLocked {
+  return withReadinessLocked({ description.place.locks }) {
     let existing = Epoll.findLocked(set, description, fd)
     let interest: InterestPointer
     switch operation {
@@ -141,7 +141,7 @@ private func acquireOrAdoptSet(_ epfd: Int32) -> EpollSetPointer? {
 
 /// The epoll descriptor is itself polled from now on.
 func watch(_ set: EpollSetPointer, _ epfd: Int32) {
-  _ = withReadinessLocked {
+  _ = withReadinessLocked({ set.pointee.locks }) {
     if !set.pointee.isWatched { preload.pointee.watchedSets += 1 }
     set.pointee.isWatched = true
     if set.pointee.interestCount.load(ordering: .relaxed) > 0, set.registerEventLocked(epfd) {
@@ -151,22 +151,25 @@ func watch(_ set: EpollSetPointer, _ epfd: Int32) {
   }
 }
 
-/// Runs with the shard's lock (once there is a shard) and the state lock, which together make readiness stand still.
+/// Runs with the locks of the shards that `mask` tells and the state lock, which together make the readiness of sockets there
+/// stand still. Nothing in them may be changed. `mask` is asked again under the locks: what it tells may have grown.
 @inline(__always)
-func withReadinessLocked(_ body: () -> Int) -> Int {
-  var shard = HostRuntime.shard
-  shard?.pointee.lock()
+func withReadinessLocked(_ mask: () -> ShardMask, _ body: () -> Int) -> Int {
+  var held = mask()
+  HostRuntime.lock(held)
   anp_state_lock()
-  // A socket turns to the stack under the state lock, with the shard published before: without a shard there is none.
-  while shard == nil, let started = HostRuntime.shard {
+  while true {
+    let wanted = mask()
+    if held.contains(wanted) { break }
     anp_state_unlock()
-    started.pointee.lock()
+    HostRuntime.unlockUnchanged(held)
+    held.formUnion(wanted)
+    HostRuntime.lock(held)
     anp_state_lock()
-    shard = started
   }
   let result = body()
   anp_state_unlock()
-  if let shard { shard.pointee.unlock() }
+  HostRuntime.unlockUnchanged(held)
   Wakes.afterUnlock()
   return result
 }
@@ -189,7 +192,7 @@ public func entryEpollWait(
   if result == referenceLost { return -Errno.badDescriptor }
   if set.pointee.isWatched {
     // An outer wait must go on seeing the set as ready while its list is not empty; the harvest took the trigger away.
-    _ = withReadinessLocked {
+    _ = withReadinessLocked({ set.pointee.locks }) {
       set.refreshLocked(isHarvested: true)
       return 0
     }
@@ -209,14 +212,15 @@ private func wait(
   while true {
     if timeout != 0 { anp_wait_prepare() }
     if preload.pointee.watchedSets > 0, set.pointee.kernelInterests.load(ordering: .relaxed) > 0 {
-      _ = withReadinessLocked {
+      _ = withReadinessLocked({ .all }) {
         Epoll.refreshWatchedLocked()
         return 0
       }
     }
     var sleeper = Sleeper.none
     var expected: UInt32 = 0
-    let mayReside = timeout != 0 && !isRefused && Resident.isPossible
+    let sources = set.pointee.sources
+    let mayReside = timeout != 0 && !isRefused && Resident.isPossible(sources)
     if set.pointee.interestCount.load(ordering: .sequentiallyConsistent) > 0 {
       if set.pointee.kernelFirst {
         set.pointee.kernelFirst = false
@@ -224,7 +228,7 @@ private func wait(
         if found != 0 { return found < 0 ? found : found + harvestNow(set, epfd, events + found, maximum - found) }
       }
       var found = 0
-      _ = withReadinessLocked {
+      _ = withReadinessLocked({ set.pointee.locks }) {
         found = harvestLocked(set, events, maximum)
         if found == 0, timeout != 0 {
           sleeper = startSleepingLocked(set, epfd, mask != nil, mayReside)
@@ -257,13 +261,13 @@ private func wait(
       }
     }
     if timeout == 0 {
-      if !hasLooked, set.pointee.interestCount.load(ordering: .relaxed) > 0, Resident.pollOnce() {
+      if !hasLooked, set.pointee.interestCount.load(ordering: .relaxed) > 0, Resident.pollOnce(sources) {
         hasLooked = true
         continue
       }
       return kernelNow(set, epfd, events, maximum)
     }
-    let result = sleep(set, epfd, sleeper, expected, events, maximum, deadline, mask)
+    let result = sleep(set, epfd, sleeper, sources, expected, events, maximum, deadline, mask)
     switch result {
     case Outcome.refused: isRefused = true
     case Outcome.again where sleeper == .resident: hasResided = true
@@ -313,7 +317,7 @@ private func startSleepingLocked(
 
 @inline(never)
 private func sleep(
-  _ set: EpollSetPointer, _ epfd: Int32, _ sleeper: Sleeper, _ expected: UInt32,
+  _ set: EpollSetPointer, _ epfd: Int32, _ sleeper: Sleeper, _ sources: ShardMask, _ expected: UInt32,
   _ events: UnsafeMutablePointer<epoll_event>, _ maximum: Int, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   let reference = HeldReference(
@@ -322,12 +326,12 @@ private func sleep(
   let thread = Threads.current
   let noted = thread?.pointee.note(reference) ?? false
   if sleeper == .resident {
-    guard noted, let thread, var outer = Resident.begin(thread, set.pointee.word) else {
+    guard noted, let thread, var outer = Resident.begin(thread, set.pointee.word, sources) else {
       if noted, let thread { _ = thread.pointee.takeBack(reference) }
       set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
       return Outcome.refused
     }
-    thread.pointee.noteSleep(.resident)
+    thread.pointee.noteSleep(.resident, sources)
     let result = waitAsResident(set, epfd, thread, &outer, Awaited(set.pointee.word, expected), deadline, mask)
     if !thread.pointee.takeBack(reference) { return referenceLost }
     Resident.end(outer)
@@ -344,8 +348,8 @@ private func sleep(
   // A set without sockets of the stack is none of its business.
   let isOurs = set.pointee.interestCount.load(ordering: .relaxed) > 0
   if isOurs {
-    Resident.noteSleeper(onWord: sleeper == .word)
-    if noted, let thread { thread.pointee.noteSleep(sleeper == .word ? .onWord : .inKernel) }
+    Resident.noteSleeper(sources, onWord: sleeper == .word)
+    if noted, let thread { thread.pointee.noteSleep(sleeper == .word ? .onWord : .inKernel, sources) }
   }
   anp_leave()
   let result: Int
@@ -358,7 +362,7 @@ private func sleep(
   }
   anp_enter()
   if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
-  if isOurs { Resident.endSleeper(onWord: sleeper == .word) }
+  if isOurs { Resident.endSleeper(sources, onWord: sleeper == .word) }
   if sleeper == .word {
     set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
   } else {
@@ -373,7 +377,7 @@ private func waitAsResident(
   _ deadline: Deadline,
   _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
-  var entries = InlineArray<3, pollfd>(repeating: pollfd())
+  var entries = InlineArray<10, pollfd>(repeating: pollfd())
   let count = set.pointee.kernelInterests.load(ordering: .sequentiallyConsistent) > 0 ? 1 : 0
   entries[0] = pollfd(fd: epfd, events: Int16(PollEvent.readable), revents: 0)
   return withUnsafeMutableBytes(of: &entries) { raw in
@@ -409,7 +413,7 @@ private func harvestNow(
   _ set: EpollSetPointer, _ epfd: Int32, _ events: UnsafeMutablePointer<epoll_event>, _ maximum: Int
 ) -> Int {
   guard maximum > 0, set.pointee.interestCount.load(ordering: .relaxed) > 0 else { return 0 }
-  return withReadinessLocked { harvestLocked(set, events, maximum) }
+  return withReadinessLocked({ set.pointee.locks }) { harvestLocked(set, events, maximum) }
 }
 
 /// Takes up to `maximum` ready interests in the order they became ready; level-triggered ones queue up again behind the

@@ -93,9 +93,8 @@ private func apply(_ description: DescriptionPointer, _ option: SocketOption, _ 
     description.pointee.recorded.record(option, value)
     return 0
   }
-  return withShard(description) { shard, now throws(SocketError) in
-    try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
-    return 0
+  return Spread.withEach(description) { shard, handle, now throws(SocketError) in
+    try shard.pointee.stack.setOption(handle, option, Int(value), now: now)
   }
 }
 

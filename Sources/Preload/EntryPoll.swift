@@ -9,8 +9,8 @@ import Host
 import Netstack
 import Synchronization
 
-/// `scratch` has room for `count` + 2 entries; the last but one's `revents` tells afterwards whether the call slept. `timeout` in
-/// nanoseconds, negative = for ever.
+/// `scratch` has room for `count` + 1 + 8 entries; that at `count` tells in its `revents` afterwards whether the call slept. `timeout`
+/// in nanoseconds, negative = for ever.
 @c(anp_entry_poll)
 public func entryPoll(
   _ fds: UnsafeMutablePointer<pollfd>?, _ count: Int, _ timeout: Int64, _ mask: UnsafePointer<sigset_t>?,
@@ -42,6 +42,8 @@ private struct Poll {
 private struct Look {
   var ready = 0
   var hasKernel = false
+  /// Shards that can bring about a change.
+  var sources = ShardMask.none
 }
 
 private func poll(
@@ -58,7 +60,7 @@ private func poll(
       guard arm(call, thread, sleepsInKernel) else { return -Errno.noMemory }
     }
     var look = lookAtStack(call, bit)
-    if look.ready == 0, timeout == 0, Resident.pollOnce() { look = lookAtStack(call, 0) }
+    if look.ready == 0, timeout == 0, Resident.pollOnce(look.sources) { look = lookAtStack(call, 0) }
     if look.ready > 0 || timeout == 0 {
       thread.pointee.sleeping.store(0, ordering: .sequentiallyConsistent)
       // The kernel's are reported in the same breath.
@@ -75,7 +77,7 @@ private func poll(
       call.hasSlept = true
       hold(&call, thread)
     }
-    let result = sleep(call, thread, sleepsInKernel, deadline, mask)
+    let result = sleep(call, thread, look.sources, sleepsInKernel, deadline, mask)
     thread.pointee.sleeping.store(0, ordering: .sequentiallyConsistent)
     switch result {
     case 0 where !sleepsInKernel: continue
@@ -94,10 +96,10 @@ private func poll(
 
 /// The kernel's count, 0 for a time-out or (on the word) a change, or a negative errno; -EAGAIN: look again.
 private func sleep(
-  _ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
+  _ call: Poll, _ thread: ThreadPointer, _ sources: ShardMask, _ sleepsInKernel: Bool, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
-  if call.held != nil, var outer = Resident.begin(thread, thread.pointee.word) {
-    thread.pointee.noteSleep(.resident)
+  if call.held != nil, var outer = Resident.begin(thread, thread.pointee.word, sources) {
+    thread.pointee.noteSleep(.resident, sources)
     // Stack sockets alone: nothing of `fds` is the kernel's.
     let first = sleepsInKernel ? 0 : call.count
     let result = Resident.wait(
@@ -106,8 +108,8 @@ private func sleep(
     Resident.end(outer)
     return result == 0 ? -Errno.timedOut : result
   }
-  Resident.noteSleeper(onWord: !sleepsInKernel)
-  if call.held != nil { thread.pointee.noteSleep(sleepsInKernel ? .inKernel : .onWord) }
+  Resident.noteSleeper(sources, onWord: !sleepsInKernel)
+  if call.held != nil { thread.pointee.noteSleep(sleepsInKernel ? .inKernel : .onWord, sources) }
   anp_leave()
   let result =
     sleepsInKernel
@@ -115,7 +117,7 @@ private func sleep(
     : Int(anp_wait(cWord(thread.pointee.word), 0, deadline.remaining, 0))
   anp_enter()
   if call.held != nil { thread.pointee.noteSleep(.none) }
-  Resident.endSleeper(onWord: !sleepsInKernel)
+  Resident.endSleeper(sources, onWord: !sleepsInKernel)
   return result
 }
 
@@ -196,7 +198,7 @@ private func arm(_ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool) 
 /// Computes the stack sockets' events, and with a `bit` asks to hear of changes to those.
 private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
   var look = Look()
-  _ = withReadinessLocked {
+  _ = withReadinessLocked({ locks(call) }) {
     for i in 0..<call.count {
       let fd = call.fds[i].fd
       guard fd >= 0 else { continue }
@@ -213,6 +215,7 @@ private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
         call.scratch[i].fd = -1
         if bit != 0 { description.pointee.pollers.bitwiseOr(bit, ordering: .sequentiallyConsistent) }
         let wanted = UInt32(UInt16(bitPattern: call.fds[i].events)) | PollEvent.error | PollEvent.hangUp
+        look.sources.formUnion(description.place.sources)
         let events = description.readinessLocked() & wanted
         call.fds[i].revents = Int16(truncatingIfNeeded: events)
         if events != 0 { look.ready += 1 }
@@ -228,6 +231,19 @@ private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
     return 0
   }
   return look
+}
+
+/// The shards of the sockets polled.
+private func locks(_ call: Poll) -> ShardMask {
+  if HostRuntime.shardCount <= 1 { return .all }
+  var mask = ShardMask.none
+  for i in 0..<call.count {
+    let fd = call.fds[i].fd
+    let entry = fd < 0 ? 0 : anp_fd_look_up(fd)
+    guard anp_fd_kind_of(entry) == ANP_FD_SOCKET else { continue }
+    mask.formUnion(preload.pointee.descriptions.record(anp_fd_index_of(entry)).place.locks)
+  }
+  return mask
 }
 
 /// Takes over the kernel's answers; returns how many descriptors have events.

@@ -61,7 +61,7 @@ private func receiveStream(
     }
     if nonBlocking {
       if copied == 0 {
-        guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+        guard !hasLooked, Resident.pollOnce(description.place.sources) else { return -Errno.again }
         hasLooked = true
         continue
       }
@@ -116,7 +116,7 @@ private func takeStream(
     // tcp(7): MSG_TRUNC drops the bytes; nothing is written, whatever the pointer.
     let piece =
       receiveFlags == .discard
-      ? UnsafeMutableRawBufferPointer(start: preload.pointee.scratch, count: buffers.total - copied)
+      ? UnsafeMutableRawBufferPointer(start: shard.pointee.scratch, count: buffers.total - copied)
       : buffers.piece(at: copied).0
     let n: Int
     do throws(SocketError) {
@@ -150,9 +150,9 @@ private func peekStream(
     copied = try shard.pointee.stack.receive(handle, into: first, flags: .peek, now: now)
   } else {
     let scratch = UnsafeMutableRawBufferPointer(
-      start: preload.pointee.scratch, count: min(buffers.total, PreloadState.scratchSize))
+      start: shard.pointee.scratch, count: min(buffers.total, Shard.scratchSize))
     copied = try shard.pointee.stack.receive(handle, into: scratch, flags: .peek, now: now)
-    buffers.scatter(from: preload.pointee.scratch, copied)
+    buffers.scatter(from: shard.pointee.scratch, copied)
   }
   isOver = copied == 0 || unread >= target || isEnding
   return 0
@@ -199,7 +199,7 @@ private func receiveDatagram(
       if isEnding, !nonBlocking { return 0 }
     }
     if nonBlocking {
-      guard !hasLooked, description.pointee.side == .stack, Resident.pollOnce() else { return -Errno.again }
+      guard !hasLooked, Resident.pollOnce(description.place.sources) else { return -Errno.again }
       hasLooked = true
       continue
     }
@@ -226,9 +226,9 @@ private func takeDatagram(
     datagram = try shard.pointee.stack.receiveDatagram(handle, into: first, flags: receiveFlags, now: now)
   } else {
     let scratch = UnsafeMutableRawBufferPointer(
-      start: preload.pointee.scratch, count: min(buffers.total, PreloadState.scratchSize))
+      start: shard.pointee.scratch, count: min(buffers.total, Shard.scratchSize))
     datagram = try shard.pointee.stack.receiveDatagram(handle, into: scratch, flags: receiveFlags, now: now)
-    buffers.scatter(from: preload.pointee.scratch, datagram.copied)
+    buffers.scatter(from: shard.pointee.scratch, datagram.copied)
   }
   let isCut = datagram.copied < datagram.length
   if let message {

@@ -69,7 +69,7 @@ private func push(
       return result
     }
     // Takes in the acknowledgments that came meanwhile: the window opens, and memory that is still in the cache is free again.
-    if isStreaming { _ = Resident.pollForAcknowledgments() }
+    if isStreaming { _ = Resident.pollForAcknowledgments(description.pointee.shard) }
     if result < 0, result != -Errno.again {
       // What was taken counts; the error is the next call's.
       if sent > 0 { return sent }
@@ -79,7 +79,7 @@ private func push(
     if sent == buffers.total { return sent }
     if nonBlocking {
       if sent > 0 { return sent }
-      guard !hasLooked, Resident.pollOnce() else { return -Errno.again }
+      guard !hasLooked, Resident.pollOnce(description.place.sources) else { return -Errno.again }
       hasLooked = true
       continue
     }
@@ -103,9 +103,9 @@ private var copiedBytes: Int { 4096 }
 
 /// Whether this is the moment for `sendLent` with bytes at which nobody but the device may look, for a checksum or a capture.
 func mayLendUntouched(_ description: DescriptionPointer) -> Bool {
-  let shard = description.pointee.shard.unsafelyUnwrapped
-  guard shard.pointee.callersMayLend, shard.pointee.deviceReadsPayload else { return false }
-  shard.pointee.lock()
+  guard let unlocked = description.pointee.shard, unlocked.pointee.callersMayLend, unlocked.pointee.deviceReadsPayload
+  else { return false }
+  let shard = lockShard(of: description)
   let may = shard.pointee.stack.canLend(description.pointee.handle)
   shard.pointee.unlock()
   return may
@@ -120,10 +120,9 @@ func sendLent(
   _ description: DescriptionPointer, _ bytes: UnsafeRawBufferPointer, _ flags: Int32, _ isCopied: inout Bool,
   of file: FileStretch? = nil
 ) -> Int {
-  let shard = description.pointee.shard.unsafelyUnwrapped
-  guard shard.pointee.callersMayLend else { return 0 }
+  guard let unlocked = description.pointee.shard, unlocked.pointee.callersMayLend else { return 0 }
+  let shard = lockShard(of: description)
   let handle = description.pointee.handle
-  shard.pointee.lock()
   guard shard.pointee.stack.canLend(handle) else {
     shard.pointee.unlock()
     return 0
@@ -143,7 +142,7 @@ func sendLent(
   var idleTurns = 0
   while true {
     // An acknowledgment for each super-segment is what a peer on this machine sends at once.
-    hasNews = hasNews && Resident.pollForAcknowledgments(most: max(1, taken >> 16))
+    hasNews = hasNews && Resident.pollForAcknowledgments(shard, most: max(1, taken >> 16))
     shard.pointee.lock()
     let rest = shard.pointee.stack.lentBytes(handle)
     // Frames of others may come for ever.
@@ -234,8 +233,8 @@ private func sendDatagram(
       let (piece, isWhole) = buffers.piece(at: 0)
       var bytes = UnsafeRawBufferPointer(piece)
       if !isWhole {
-        buffers.gather(into: preload.pointee.scratch)
-        bytes = UnsafeRawBufferPointer(start: preload.pointee.scratch, count: buffers.total)
+        buffers.gather(into: shard.pointee.scratch)
+        bytes = UnsafeRawBufferPointer(start: shard.pointee.scratch, count: buffers.total)
       }
       return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, to: destination, now: now)
     }

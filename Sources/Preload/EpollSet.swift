@@ -29,6 +29,8 @@ struct Interest: ~Copyable, Pooled {
   var events: UInt32 = 0
   var data: UInt64 = 0
   var isReady = false
+  /// Where its socket was when the set was told last (`EpollSet.places`).
+  var place = Place.nowhere
   var nextReady: InterestPointer?
   var previousReady: InterestPointer?
   var nextOfSet: InterestPointer?
@@ -52,6 +54,11 @@ struct EpollSet: ~Copyable, Pooled {
   let interestCount = Atomic<Int32>(0)
   /// Additions minus removals that the kernel's set has seen: too high after a registered descriptor was closed.
   let kernelInterests = Atomic<Int32>(0)
+  /// Interests by the shard of their socket, and those in sockets that listen in all; as a mask of shards, its highest bit for
+  /// the latter, also to be read without the lock.
+  private var perShard = InlineArray<8, Int32>(repeating: 0)
+  private var listening: Int32 = 0
+  private let places = Atomic<UInt32>(0)
   /// Home of the wake eventfd. Stays with the record from life to life.
   let eventDescriptor: UnsafeMutablePointer<Int32>
   var eventRegistered = false
@@ -82,6 +89,9 @@ struct EpollSet: ~Copyable, Pooled {
     kernelWaiters.store(0, ordering: .relaxed)
     interestCount.store(0, ordering: .relaxed)
     kernelInterests.store(0, ordering: .relaxed)
+    perShard = InlineArray(repeating: 0)
+    listening = 0
+    places.store(0, ordering: .relaxed)
     eventRegistered = false
     eventSignalled = eventDescriptor.pointee >= 0
     isWatched = false
@@ -93,6 +103,29 @@ struct EpollSet: ~Copyable, Pooled {
     lastReady = nil
     readyCount = 0
     life.begin()
+  }
+
+  /// The shards whose locks make the readiness of its sockets stand still.
+  @inline(__always)
+  var locks: ShardMask { ShardMask(bits: places.load(ordering: .acquiring) & 0xff) }
+
+  /// The shards that a waiter would run: those of its connections. New ones for its listeners may come in at all, and where there
+  /// is nothing else that is what is waited for.
+  @inline(__always)
+  var sources: ShardMask {
+    let seen = places.load(ordering: .acquiring)
+    return seen == 1 << 31 ? .all : ShardMask(bits: seen & 0xff)
+  }
+
+  mutating func count(_ place: Place, _ n: Int32) {
+    switch place {
+    case .nowhere: return
+    case .shard(let index): perShard[Int(index)] += n
+    case .listening: listening += n
+    }
+    var mask: UInt32 = listening > 0 ? 1 << 31 : 0
+    for i in perShard.indices where perShard[i] > 0 { mask |= 1 << UInt32(i) }
+    places.store(mask, ordering: .releasing)
   }
 }
 
@@ -234,6 +267,8 @@ enum Epoll {
     interest.pointee.nextOfDescription = description.pointee.interests
     description.pointee.interests?.pointee.previousOfDescription = interest
     description.pointee.interests = interest
+    interest.pointee.place = description.place
+    set.pointee.count(interest.pointee.place, 1)
     description.pointee.hasInterests.store(true, ordering: .sequentiallyConsistent)
     set.pointee.interestCount.add(1, ordering: .sequentiallyConsistent)
     return interest
@@ -258,9 +293,24 @@ enum Epoll {
       description.pointee.hasInterests.store(false, ordering: .sequentiallyConsistent)
     }
     set.pointee.interestCount.subtract(1, ordering: .relaxed)
+    set.pointee.count(interest.pointee.place, -1)
+    interest.pointee.place = .nowhere
     interest.pointee.set = nil
     interest.pointee.description = nil
     preload.pointee.interests.give(interest)
+  }
+
+  /// The socket has come to another place, or into the stack.
+  static func placeLocked(_ description: DescriptionPointer) {
+    let place = description.place
+    var next = description.pointee.interests
+    while let interest = next {
+      next = interest.pointee.nextOfDescription
+      guard let set = interest.pointee.set, interest.pointee.place != place else { continue }
+      set.pointee.count(interest.pointee.place, -1)
+      set.pointee.count(place, 1)
+      interest.pointee.place = place
+    }
   }
 
   /// The stack says that `events` are new on `description`. All ordinary interests hear of it, of the exclusive ones no more

@@ -26,6 +26,7 @@ enum Errno {
   static var protocolNotSupported: Int { 93 }
   static var notSupported: Int { 95 }
   static var familyNotSupported: Int { 97 }
+  static var addressInUse: Int { 98 }
   static var addressNotAvailable: Int { 99 }
   static var networkDown: Int { 100 }
   static var networkUnreachable: Int { 101 }

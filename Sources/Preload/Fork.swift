@@ -2,7 +2,7 @@
 // answer EBADF; new sockets in the child start a stack of their own. Sockets whose side is still open are plain kernel
 // sockets so far and stay usable.
 //
-//   prepare (parent's thread, inside)  shard's lock, state lock: both are held only for a moment, never by a sleeper
+//   prepare (parent's thread, inside)  all shards' locks, state lock: held only for a moment, never by a sleeper
 //   parent                             releases them
 //   child                              resets them, turns stack sockets to orphans, closes our internal descriptors
 
@@ -18,14 +18,14 @@ public func entryInUse() -> Int32 { anp_fd_in_use() }
 @c(anp_entry_fork_prepare)
 public func entryForkPrepare() {
   anp_enter()
-  HostRuntime.shard?.pointee.lock()
+  HostRuntime.lock(.all)
   anp_state_lock()
 }
 
 @c(anp_entry_fork_parent)
 public func entryForkParent() {
   anp_state_unlock()
-  HostRuntime.shard?.pointee.unlock()
+  HostRuntime.unlock(.all)
   Wakes.afterUnlock()
   anp_leave()
 }
@@ -36,8 +36,10 @@ public func entryForkChild() {
   // Only the forking thread is here. What others slept on, polled or owed is gone with them.
   anp_internal_close_all()
   Pollers.forget()
-  Resident.forget()
-  preload.pointee.sleepers.store(0, ordering: .relaxed)
+  for i in 0..<ShardMask.maximumCount {
+    Resident.forget(ShardMask(i))
+    preload.pointee.waiting[i].sleepers.store(0, ordering: .relaxed)
+  }
   preload.pointee.wordSleepers.store(0, ordering: .relaxed)
   for index in 0..<preload.pointee.epollSets.made {
     let set = preload.pointee.epollSets.record(UInt32(index))
@@ -68,22 +70,29 @@ public func entryForkChild() {
 
 // MARK: The end of the process
 
-/// Takes the shard's lock for the keeper and leaves it taken. False where that takes longer than 200 ms.
+/// Takes the shards' locks for the keeper and leaves them taken. False where that takes longer than 200 ms.
 @c(anp_entry_end)
 public func entryEnd(_ how: Int32) -> Int32 {
-  guard let shard = HostRuntime.shard else { return 0 }
+  guard HostRuntime.shard != nil else { return 0 }
   if how == Int32(ANP_END_EXIT.rawValue) { HostRuntime.atExit() }
   let patience = Deadline.after(200_000_000)
-  while shard.pointee.lockOwner != 0 {
-    // A thread that is inside while it ends the program holds it itself.
-    if shard.pointee.lockOwner == anp_thread_id() || patience.remaining == 0 { return 0 }
-    anp_sleep(50_000)
+  var taken = ShardMask.none
+  for i in 0..<HostRuntime.shardCount {
+    let word = HostRuntime.shard(at: i).pointee.lockWord
+    while anp_try_lock(word) == 0 {
+      // A thread that is inside while it ends the program holds it itself.
+      if anp_lock_owner(word) == anp_thread_id() || patience.remaining == 0 {
+        HostRuntime.unlockUnchanged(taken)
+        return 0
+      }
+      anp_sleep(50_000)
+    }
+    taken.formUnion(ShardMask(i))
   }
-  shard.pointee.lock()
   return 1
 }
 
 @c(anp_entry_end_undone)
 public func entryEndUndone() {
-  HostRuntime.shard?.pointee.unlock()
+  HostRuntime.unlock(.all)
 }

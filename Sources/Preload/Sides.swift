@@ -47,12 +47,23 @@ enum Sides {
       guard HostRuntime.configuration.fallbackToKernel else { return -Errno.networkDown }
       return becomeKernel(description)
     }
-    guard let shard = HostRuntime.shard else { return -Errno.networkDown }
+    guard HostRuntime.shard != nil else { return -Errno.networkDown }
+    let shard = HostRuntime.shard(at: description.pointee.kind == .stream ? Spread.ownShard : 0)
     shard.pointee.lock()
-    let result = open(description, fd, shard)
+    var result = open(description, fd, shard)
     if result == 0 { Wakes.everything(description) }
     shard.pointee.unlock()
+    if result == 0, description.pointee.boundToEphemeral, Spread.isNeeded(description) {
+      result = bindEverywhere(description, fd)
+    }
     return result
+  }
+
+  /// The port that the placeholder has, in all shards; where another thread was faster it is bound already.
+  private static func bindEverywhere(_ description: DescriptionPointer, _ fd: Int32) -> Int {
+    if description.pointee.isEverywhere.load(ordering: .relaxed) { return 0 }
+    let result = Spread.bind(description, Endpoint(.anyIPv4, placeholderPort(fd)))
+    return result == -Errno.addressInUse ? Spread.bind(description, Endpoint(.anyIPv4, 0)) : result
   }
 
   private static func open(_ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>) -> Int
@@ -77,7 +88,7 @@ enum Sides {
         return 0
       }
     }
-    if description.pointee.boundToEphemeral {
+    if description.pointee.boundToEphemeral, !Spread.isNeeded(description) {
       let bound = bindAsPlaceholder(description, fd, shard, now)
       if bound != 0 {
         shard.pointee.stack.setCookie(description.pointee.handle, 0)
@@ -85,9 +96,10 @@ enum Sides {
         return bound
       }
     }
-    description.pointee.shard = shard
+    description.pointee.setShard(shard)
     anp_state_lock()
     description.pointee.setSide(.stack)
+    Epoll.placeLocked(description)
     anp_state_unlock()
     return 0
   }
@@ -96,12 +108,7 @@ enum Sides {
   private static func bindAsPlaceholder(
     _ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
   ) -> Int {
-    var name = InlineArray<28, UInt8>(repeating: 0)
-    var length: UInt32 = 28
-    let port = withUnsafeMutableBytes(of: &name) { bytes -> UInt16 in
-      guard let base = bytes.baseAddress, anp_kernel_getsockname(fd, base, &length) == 0 else { return 0 }
-      return UnsafeRawPointer(base).bigEndian16(at: 2)
-    }
+    let port = placeholderPort(fd)
     let wanted = kernelStyle { () throws(SocketError) -> Int in
       try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, port), now: now)
       return 0
@@ -110,6 +117,15 @@ enum Sides {
     return kernelStyle { () throws(SocketError) -> Int in
       try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, 0), now: now)
       return 0
+    }
+  }
+
+  private static func placeholderPort(_ fd: Int32) -> UInt16 {
+    var name = InlineArray<28, UInt8>(repeating: 0)
+    var length: UInt32 = 28
+    return withUnsafeMutableBytes(of: &name) { bytes -> UInt16 in
+      guard let base = bytes.baseAddress, anp_kernel_getsockname(fd, base, &length) == 0 else { return 0 }
+      return UnsafeRawPointer(base).bigEndian16(at: 2)
     }
   }
 

@@ -1,9 +1,10 @@
 // Owns: everything the shim keeps outside the stack, as one value at a fixed address, made at the first use.
 //
-// Order of locks: a shard's lock, then the state lock (anp_state_lock). Both only between anp_enter() and anp_leave(), neither
+// Order of locks: the shards' locks, then the state lock (anp_state_lock). Both only between anp_enter() and anp_leave(), neither
 // while sleeping.
 
 import CSupport
+import Host
 import Synchronization
 
 struct PreloadState: ~Copyable {
@@ -15,24 +16,26 @@ struct PreloadState: ~Copyable {
   var threads = Pool<ThreadRecord>(maximum: 1 << 16)
   /// Poller slot → thread (see Pollers).
   let pollerSlots: UnsafeMutablePointer<UnsafeMutablePointer<ThreadRecord>?>
-  /// One datagram, for gathering and scattering; used under the shard's lock.
-  let scratch: UnsafeMutableRawPointer
-
-  /// The thread that runs the stack while it waits, and the word it waits for (Resident); addresses, 0 = none.
-  let residentThread = Atomic<UInt>(0)
-  let residentWord = Atomic<UInt>(0)
-  /// Threads that sleep for the stack's sockets otherwise; those on futex words among them. Too high after abandoned waits
-  /// that left no note.
-  let sleepers = Atomic<Int32>(0)
+  /// For each shard, who waits for it.
+  let waiting: UnsafeMutablePointer<ShardWaiting>
+  /// Threads that sleep on futex words. Too high after abandoned waits that left no note.
   let wordSleepers = Atomic<Int32>(0)
-
-  static var scratchSize: Int { 65536 }
 
   init() {
     pollerSlots = .allocate(capacity: 64)
     pollerSlots.initialize(repeating: nil, count: 64)
-    scratch = .allocate(byteCount: Self.scratchSize, alignment: 64)
+    waiting = .allocate(capacity: ShardMask.maximumCount)
+    for i in 0..<ShardMask.maximumCount { (waiting + i).initialize(to: ShardWaiting()) }
   }
+}
+
+/// Who waits for a shard's sockets.
+struct ShardWaiting: ~Copyable {
+  /// The thread that runs the stack while it waits, and the word it waits for (Resident); addresses, 0 = none.
+  let residentThread = Atomic<UInt>(0)
+  let residentWord = Atomic<UInt>(0)
+  /// Threads that sleep otherwise. Too high after abandoned waits that left no note.
+  let sleepers = Atomic<Int32>(0)
 }
 
 nonisolated(unsafe) let preload: UnsafeMutablePointer<PreloadState> = {

@@ -24,8 +24,9 @@ struct HeldReference {
   var generation: UInt32
   /// Where the stack stood; a frame is gone when the stack is back above it.
   var depth: UInt
-  /// How the call sleeps.
+  /// How the call sleeps, and for which shards.
   var sleep = Sleep.none
+  var sources = ShardMask.none
 
   enum Sleep: UInt8 { case none, onWord, inKernel, resident }
 }
@@ -78,8 +79,10 @@ struct ThreadRecord: ~Copyable, Pooled {
   }
 
   /// The newest note's call is about to sleep like this, or is done sleeping.
-  mutating func noteSleep(_ sleep: HeldReference.Sleep) {
-    if heldCount > 0 { held[heldCount - 1].sleep = sleep }
+  mutating func noteSleep(_ sleep: HeldReference.Sleep, _ sources: ShardMask = .none) {
+    guard heldCount > 0 else { return }
+    held[heldCount - 1].sleep = sleep
+    held[heldCount - 1].sources = sources
   }
 
   /// Takes the note of a call that has returned from its sleep. False: it was reaped.
@@ -160,11 +163,12 @@ extension HeldReference {
   func giveBackSleep() {
     switch sleep {
     case .none: break
-    case .onWord: Resident.endSleeper(onWord: true)
-    case .inKernel: Resident.endSleeper(onWord: false)
+    case .onWord: Resident.endSleeper(sources, onWord: true)
+    case .inKernel: Resident.endSleeper(sources, onWord: false)
     case .resident:
-      Resident.forget()
-      HostRuntime.shard?.pointee.forgetResident()
+      Resident.forget(sources)
+      var left = sources
+      while let i = left.removeFirst() { HostRuntime.shard(at: i).pointee.forgetResident() }
     }
   }
 

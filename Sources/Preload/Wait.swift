@@ -49,20 +49,21 @@ func sleep(
   let noted = thread?.pointee.note(reference) ?? false
   // A call with a time-out is not restarted after a handler (signal(7)).
   let flags = deadline.isNever ? UInt32(ANP_WAIT_RESTARTABLE) : 0
+  let sources = description.place.sources
   let result: Int
-  if noted, let thread, var outer = Resident.begin(thread, word) {
-    thread.pointee.noteSleep(.resident)
+  if noted, let thread, var outer = Resident.begin(thread, word, sources) {
+    thread.pointee.noteSleep(.resident, sources)
     result = waitAsResident(thread, &outer, Awaited(word, expected), deadline, flags)
     if !thread.pointee.takeBack(reference) { return .lost }
     Resident.end(outer)
   } else {
-    Resident.noteSleeper(onWord: true)
-    if noted, let thread { thread.pointee.noteSleep(.onWord) }
+    Resident.noteSleeper(sources, onWord: true)
+    if noted, let thread { thread.pointee.noteSleep(.onWord, sources) }
     anp_leave()
     result = Int(anp_wait(cWord(word), expected, deadline.remaining, flags))
     anp_enter()
     if noted, let thread, !thread.pointee.takeBack(reference) { return .lost }
-    Resident.endSleeper(onWord: true)
+    Resident.endSleeper(sources, onWord: true)
   }
   switch -result {
   case Errno.interrupted: return .interrupted
@@ -75,7 +76,7 @@ func sleep(
 private func waitAsResident(
   _ thread: ThreadPointer, _ outer: inout Resident.Outer, _ awaited: Awaited, _ deadline: Deadline, _ flags: UInt32
 ) -> Int {
-  var entries = InlineArray<2, pollfd>(repeating: pollfd())
+  var entries = InlineArray<9, pollfd>(repeating: pollfd())
   let result = withUnsafeMutableBytes(of: &entries) { raw in
     Resident.wait(
       thread, &outer, awaited, raw.baseAddress.unsafelyUnwrapped.assumingMemoryBound(to: pollfd.self), 0, deadline, nil,

@@ -53,8 +53,8 @@ enum ZeroCopy {
   /// A sending call with MSG_ZEROCOPY has taken `sent` bytes.
   @inline(never)
   static func complete(_ description: DescriptionPointer, sent: Int, isCopied: Bool) {
-    guard sent > 0, description.pointee.side == .stack, let shard = description.pointee.shard else { return }
-    shard.pointee.lock()
+    guard sent > 0, description.pointee.side == .stack else { return }
+    let shard = lockShard(of: description)
     if description.pointee.zeroCopy.isOn {
       description.pointee.zeroCopy.append(isCopied: isCopied)
       Wakes.changed(description, PollEvent.error)
@@ -64,8 +64,8 @@ enum ZeroCopy {
 
   /// recvmsg with MSG_ERRQUEUE: one notification, -EAGAIN where there is none.
   static func receive(_ description: DescriptionPointer, _ message: UnsafeMutablePointer<msghdr>?) -> Int {
-    guard description.pointee.side == .stack, let shard = description.pointee.shard else { return -Errno.again }
-    shard.pointee.lock()
+    guard description.pointee.side == .stack else { return -Errno.again }
+    let shard = lockShard(of: description)
     let range = description.pointee.zeroCopy.removeFirst()
     shard.pointee.unlock()
     guard let range else { return -Errno.again }

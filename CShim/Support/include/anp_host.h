@@ -43,7 +43,7 @@ static inline long anp_host_call(long number, long a, long b, long c, long d, lo
 
 /// State shared by every thread. C because it must be there before any constructor and any swift_once ran.
 struct anp_host_globals {
-  /// The running shard (Swift's UnsafeMutablePointer<Shard>), or NULL. Written with release, read with acquire.
+  /// The running shards (Swift's UnsafeMutablePointer<Shard> to the first), or NULL. Written with release, read with acquire.
   void *shard;
   /// The parsed configuration (UnsafeMutablePointer<HostConfiguration>), or NULL.
   void *configuration;
@@ -58,6 +58,10 @@ struct anp_host_globals {
   uint32_t statistics_printed;
   /// Set in a forked child: the device, the log and the capture file belong to the parent's stack.
   uint32_t forked;
+  /// How many shards there are; written before `shard` is.
+  uint32_t shard_count;
+  /// What was said last about the device (errno's value).
+  uint32_t reported_device_error;
 };
 
 extern struct anp_host_globals anp_host_globals_;
@@ -97,6 +101,9 @@ static inline uint32_t anp_lock_owner(uint32_t *word) {
 static inline uint32_t anp_load_word(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 /// Sets a word from 0 to 1; 1 for the one caller who did.
 static inline int anp_claim_word(uint32_t *word) { return __atomic_exchange_n(word, 1, __ATOMIC_ACQ_REL) == 0; }
+static inline uint32_t anp_exchange_word(uint32_t *word, uint32_t value) {
+  return __atomic_exchange_n(word, value, __ATOMIC_ACQ_REL);
+}
 static inline void anp_store_word(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
 
 // ---- Time and chance --------------------------------------------------------------------------------------------------
@@ -164,6 +171,9 @@ uint32_t anp_sleep_rounds(struct anp_sleep_numbers *numbers);
 
 /// 1 where `fd` is readable within the time (negative: at any time), 0 where not, -1 where it is in error.
 int anp_wait_readable(int fd, int64_t nanoseconds);
+/// The same for `count` descriptors: a bit for each that is readable, 0 after the time, -1 where one is in error.
+enum { ANP_WAIT_READABLE_MAX = 8 };
+int anp_wait_any_readable(const int *fds, int count, int64_t nanoseconds);
 
 // ---- Environment, thread ----------------------------------------------------------------------------------------------
 

@@ -15,18 +15,18 @@ enum anp_end {
   ANP_END_EXEC = 2,
 };
 
-/// Starts the keeper of this process. `device_fd` stays open in it, as do the descriptors announced by anp_keeper_keep; all
+/// Starts the keeper of this process. `device_fds` (at most 8, one for each queue) stay open in it, as do the descriptors announced by anp_keeper_keep; all
 /// others are closed there. `drain` runs in the keeper once the program has ended, in the same memory, with no other thread
 /// left: it sends what is unsent and returns when nothing is unfinished. It may use anp_call, poll, read, write, futex, the
 /// clock and memory; nothing of libc that takes a lock. It is killed at its bound, 2 s after the end.
 /// 0 or -errno: without a keeper everything works, but connections end in silence.
 /// The stack counts as running in this process from here on, also where no keeper can be made.
-int anp_keeper_start(int device_fd, void (*drain)(int how));
+int anp_keeper_start(const int *device_fds, int count, void (*drain)(int how));
 /// Before anp_keeper_start: one more descriptor to keep (a log, a capture file). At most 8.
 void anp_keeper_keep(int fd);
 
-/// In the keeper: the number of the device's descriptor there. The program may have moved its own since.
-int anp_keeper_device(void);
+/// In the keeper: the number of the descriptor of one of the device's queues there. The program may have moved its own since.
+int anp_keeper_device(int queue);
 /// In drain: another bound, counted from now, at most 60 s (SO_LINGER).
 void anp_keeper_set_bound(uint32_t milliseconds);
 

@@ -5,7 +5,7 @@
 package enum Counter: Int, CaseIterable, Sendable {
   // Device and softirq
   case rxFrames, rxBytes, txFrames, txBytes, rxInterrupts, rxPolls, rxCallerPolls, rxSpins, rxSpinMicros, timeSqueeze,
-    timerRuns, rxRingFull
+    timerRuns, rxRingFull, rxSteered
   case txErrors
   // Copies between the program and the stack
   case bytesIn, copiesIn, copyBytesIn, copiesOut, copyBytesOut
@@ -42,6 +42,7 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .timeSqueeze: "TimeSqueeze"
     case .timerRuns: "TimerRuns"
     case .rxRingFull: "RxRingFull"
+    case .rxSteered: "RxSteered"
     case .txErrors: "TxErrors"
     case .bytesIn: "BytesFromUser"
     case .copiesIn: "CopiesFromUser"
@@ -217,5 +218,11 @@ package struct Statistics: Sendable {
   @inline(__always)
   package mutating func count(_ counter: Counter, _ n: Int = 1) {
     counters[counter.rawValue] &+= UInt64(truncatingIfNeeded: n)
+  }
+
+  /// Adds another stack's.
+  package mutating func add(_ other: Statistics) {
+    for i in counters.indices { counters[i] &+= other.counters[i] }
+    for i in dropCounters.indices { dropCounters[i] &+= other.dropCounters[i] }
   }
 }

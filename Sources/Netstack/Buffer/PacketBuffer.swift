@@ -75,6 +75,9 @@ package struct PacketBuffer: Equatable {
     package var nextHop: IPAddress
     package var timeToLive: UInt8
     package var typeOfService: UInt8
+    /// A packet for another of several stacks: which, and whether it came in a frame to many.
+    package var steeredTo: UInt8
+    package var wasLinkBroadcast: Bool
     /// When the frame came in.
     package var time: Instant
   }

@@ -174,7 +174,7 @@ extension TransmissionControlBlock {
     }
     info.state = state.rawValue
     if state == .listen {
-      info.unacked = UInt32(acceptCount)
+      info.unacked = UInt32(queuedForAccept)
       info.sacked = UInt32(backlog)
       return info
     }

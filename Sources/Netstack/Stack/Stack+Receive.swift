@@ -37,7 +37,7 @@ extension Stack {
     packet.pull(EthernetHeader.length)
     switch header.etherType {
     case EtherType.ipv4: receiveIPv4(packet, wasLinkBroadcast: header.destination.isGroup)
-    case EtherType.arp: receiveARP(packet, header)
+    case EtherType.arp: receiveARP(packet, frameDestination: header.destination)
     default: env.pointee.drop(packet, .ethernetUnknownType, .device)
     }
   }
@@ -50,15 +50,19 @@ extension Stack {
 
   // MARK: ARP
 
-  private mutating func receiveARP(_ packet: PacketBuffer, _ frame: EthernetHeader) {
+  private mutating func receiveARP(_ packet: PacketBuffer, frameDestination: MACAddress) {
     let env = environment
     guard let arp = ARPPacket(packet.readable) else { return env.pointee.drop(packet, .arpMalformed, .arp) }
-    env.pointee.pool.release(packet)
+    if steering.isShared {
+      handOverToAll(packet, wasLinkBroadcast: frameDestination.isGroup)
+    } else {
+      env.pointee.pool.release(packet)
+    }
     let isRequest = arp.operation == ARPPacket.request
     env.pointee.statistics.count(isRequest ? .arpInRequests : .arpInReplies)
     traceARP(isRequest ? .arpRequestIn : .arpReplyIn, arp)
     let verdict = ARP.judge(
-      arp, frameDestination: frame.destination, ourAddress: address, ourHardware: device.hardwareAddress)
+      arp, frameDestination: frameDestination, ourAddress: address, ourHardware: device.hardwareAddress)
     switch verdict {
     case .ignore:
       break
@@ -79,6 +83,23 @@ extension Stack {
         env.pointee.trace.append(event)
       }
       if defense.shouldDefend(now: env.pointee.now) { announce() }
+    }
+  }
+
+  /// What another stack has answered already tells only where a neighbour is.
+  mutating func overhearARP(_ packet: PacketBuffer, wasLinkBroadcast: Bool) {
+    let arp = ARPPacket(packet.readable)
+    environment.pointee.pool.release(packet)
+    guard let arp else { return }
+    let verdict = ARP.judge(
+      arp, frameDestination: wasLinkBroadcast ? .broadcast : device.hardwareAddress, ourAddress: address,
+      ourHardware: device.hardwareAddress)
+    switch verdict {
+    case .ignore, .malformed, .conflict: break
+    case .answer(_, let learn):
+      if learn { self.learn(IPAddress(arp.senderProtocol), arp.senderHardware, .request) }
+    case .learn(let who, let hardware, let evidence):
+      self.learn(IPAddress(who), hardware, evidence)
     }
   }
 
@@ -115,6 +136,9 @@ extension Stack {
       !header.source.isLoopback
     else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
     if header.isFragment {
+      if steering.index != 0 {
+        return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: false)
+      }
       env.pointee.statistics.count(.ipReasmReqds)
       return receiveFragment(packet, header)
     }
@@ -197,6 +221,11 @@ extension Stack {
       env.pointee.statistics.count(.icmpInErrors)
       return env.pointee.drop(packet, .icmpChecksum, .icmp)
     }
+    if steering.isShared, let owner = owner(ofErrorIn: packet), owner != steering.index {
+      env.pointee.statistics.count(.icmpInMsgs, -1)
+      packet.push(ip.headerLength)
+      return handOver(packet, to: owner, isDelivered: true)
+    }
     traceICMP(.icmpIn, icmp.type, icmp.code, remote: ip.source)
     if icmp.type == ICMPv4Header.echoRequest {
       env.pointee.statistics.count(.icmpInEchos)
@@ -275,6 +304,9 @@ extension Stack {
 
   private mutating func receiveUDP(_ packet: PacketBuffer, _ ip: IPv4Header, wasLinkBroadcast: Bool) {
     let env = environment
+    if steering.index != 0 {
+      return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: true)
+    }
     let whole = packet.storage.pointee.data
     packet.pull(ip.headerLength)
     guard let udp = UDPHeader(packet.readable), udp.totalLength <= packet.count else {

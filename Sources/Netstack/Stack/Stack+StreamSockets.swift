@@ -203,7 +203,7 @@ extension Stack {
     var floor: SequenceNumber?
     if tcb.pointee.isInPortTable {
       let tuple = FourTuple(local: Endpoint(source, tcb.pointee.tuple.local.port), remote: remote)
-      guard isFree(tuple, &floor) else { throw .addressNotAvailable }
+      guard steering.isMine(tuple), isFree(tuple, &floor) else { throw .addressNotAvailable }
       tcb.pointee.tuple = tuple
     } else {
       tcb.pointee.tuple = try ephemeral(source, remote, &floor)
@@ -284,7 +284,7 @@ extension Stack {
       let port = UInt16(Int(range.first) + (start + i) % count)
       if demux.isTakenByBind(port, in: tcbs) { continue }
       let tuple = FourTuple(local: Endpoint(source, port), remote: remote)
-      if isFree(tuple, &floor) { return tuple }
+      if steering.isMine(tuple), isFree(tuple, &floor) { return tuple }
     }
     throw .addressNotAvailable
   }
@@ -301,7 +301,7 @@ extension Stack {
     let child = tcbs.pointer(at: listener.pointee.acceptFirst - 1)
     listener.pointee.acceptFirst = child.pointee.acceptNext
     if listener.pointee.acceptFirst == 0 { listener.pointee.acceptLast = 0 }
-    listener.pointee.acceptCount -= 1
+    listener.pointee.countForAccept(-1)
     child.pointee.acceptNext = 0
     child.pointee.parent = nil
     child.pointee.isOpen = true

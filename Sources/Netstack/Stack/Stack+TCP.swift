@@ -28,12 +28,19 @@ extension Stack {
     let segment = Segment(
       header: header, options: TCPOptions(parsing: optionBytes), payloadLength: length - header.headerLength,
       packet: packet)
+    let whole = packet.storage.pointee.data
     packet.pull(header.headerLength)
     let tuple = FourTuple(
       local: Endpoint(IPAddress(ip.destination), header.destinationPort),
       remote: Endpoint(IPAddress(ip.source), header.sourcePort))
     if let tcb = demux.find(tuple, in: tcbs) { return segmentArrives(segment, ip, tcb) }
     if let index = timeWaits.find(tuple) { return timeWaitSegmentArrives(segment, ip, tuple, index) }
+    if !steering.isMine(tuple) {
+      env.pointee.statistics.count(.tcpInSegs, -1)
+      packet.storage.pointee.checksumState = .verified
+      packet.storage.pointee.data = whole &- ip.headerLength
+      return handOver(packet, to: steering.owner(of: tuple), isDelivered: true)
+    }
     if let listener = demux.findListener(tuple, in: tcbs) {
       return listenSegmentArrives(segment, ip, tuple, listener, above: nil)
     }
@@ -65,7 +72,7 @@ extension Stack {
   /// again (Linux without tcp_abort_on_overflow).
   private mutating func mustWaitForAccept(_ tcb: TCBPointer, _ segment: Segment) -> Bool {
     guard let parent = tcb.pointee.parent, segment.flags.contains(.ack), !segment.flags.contains(.rst),
-      let listener = tcbs.pointer(parent), listener.pointee.acceptCount > listener.pointee.backlog
+      let listener = tcbs.pointer(parent), listener.pointee.queuedForAccept > listener.pointee.backlog
     else { return false }
     environment.pointee.statistics.count(.tcpListenOverflows)
     environment.pointee.statistics.count(.tcpListenDrops)
@@ -92,18 +99,18 @@ extension Stack {
       break
     }
     let limit = min(max(listener.pointee.backlog, 1), env.pointee.settings.tcpMaxSynBacklog)
-    if listener.pointee.acceptCount > listener.pointee.backlog {
+    if listener.pointee.queuedForAccept > listener.pointee.backlog {
       env.pointee.statistics.count(.tcpListenOverflows)
       env.pointee.statistics.count(.tcpListenDrops)
       return env.pointee.drop(segment.packet, .tcpAcceptQueueFull, .tcp)
     }
-    guard listener.pointee.synCount <= limit, let child = makeTCB(cookie: 0, isOpen: false) else {
+    guard listener.pointee.handshakes <= limit, let child = makeTCB(cookie: 0, isOpen: false) else {
       env.pointee.statistics.count(.tcpListenDrops)
       return env.pointee.drop(segment.packet, .tcpListenQueueFull, .tcp)
     }
     child.pointee.tuple = tuple
     child.pointee.parent = tcbs.handle(at: listener.pointee.index)
-    listener.pointee.synCount += 1
+    listener.pointee.countHandshakes(1)
     prepare(child, floor: floor)
     let iss = child.pointee.snd.iss
     child.pointee.open(from: segment, listener: listener, iss: iss, env)
@@ -146,7 +153,7 @@ extension Stack {
     return UInt32(truncatingIfNeeded: hosts.hash(Self.key(2, of: timestampSecret)))
   }
 
-  private static func key(_ purpose: UInt64, of secret: HashKey) -> HashKey {
+  static func key(_ purpose: UInt64, of secret: HashKey) -> HashKey {
     HashKey(secret.k0 ^ purpose &* 0x9e37_79b9_7f4a_7c15, secret.k1)
   }
 
@@ -227,8 +234,8 @@ extension Stack {
     guard let parent = tcb.pointee.parent, let listener = tcbs.pointer(parent), listener.pointee.state == .listen else {
       return
     }
-    listener.pointee.synCount -= 1
-    listener.pointee.acceptCount += 1
+    listener.pointee.countHandshakes(-1)
+    listener.pointee.countForAccept(1)
     tcb.pointee.acceptNext = 0
     if listener.pointee.acceptLast != 0 {
       tcbs.pointer(at: listener.pointee.acceptLast - 1).pointee.acceptNext = tcb.pointee.index + 1
@@ -259,7 +266,7 @@ extension Stack {
     // A child that never finished its handshake is nobody's.
     if before == .synReceived, let parent = tcb.pointee.parent {
       tcb.pointee.parent = nil
-      if let listener = tcbs.pointer(parent), listener.pointee.state == .listen { listener.pointee.synCount -= 1 }
+      if let listener = tcbs.pointer(parent), listener.pointee.state == .listen { listener.pointee.countHandshakes(-1) }
     }
   }
 
@@ -283,8 +290,9 @@ extension Stack {
     listener.pointee.enter(.closed, env)
     listener.pointee.acceptFirst = 0
     listener.pointee.acceptLast = 0
-    listener.pointee.acceptCount = 0
-    listener.pointee.synCount = 0
+    listener.pointee.countForAccept(-listener.pointee.acceptCount)
+    listener.pointee.countHandshakes(-listener.pointee.synCount)
+    listener.pointee.listenQueue = nil
     var index: UInt32 = 0
     while let used = tcbs.nextInUse(from: index) {
       index = used + 1

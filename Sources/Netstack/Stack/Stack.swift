@@ -9,6 +9,7 @@
 //           nextChanged()                    until nil     sockets whose readiness changed
 //           nextTraceEvent()                 until nil     what to log
 //           nextDeadline()                                 when to call advance(to:) next
+//           takeStrays() … receiveStray()                  where several stacks share an address (Stack+Steering.swift)
 
 import Wire
 
@@ -43,6 +44,9 @@ package struct StackConfiguration: Sendable {
   /// is newer than one in TIME-WAIT that an earlier process left at the peer; nil takes `secret`.
   package var timestampSecret: HashKey?
   package var seed: UInt64 = 0
+  /// Which of `stackCount` stacks with the same address, hardware address and `secret` this one is (Steering).
+  package var stackIndex = 0
+  package var stackCount = 1
   package init() {}
 }
 
@@ -54,6 +58,9 @@ package struct Stack: ~Copyable {
   var bigPacketsFrom = Instant.zero
   let address: IPv4Address
   let timestampSecret: HashKey
+  package let steering: Steering
+  /// Packets for other stacks that share the address.
+  var strays = PacketQueue()
   let subnetBroadcast: IPv4Address
 
   // Link and IP
@@ -93,6 +100,8 @@ package struct Stack: ~Copyable {
     environment = env
     device = configuration.device
     timestampSecret = configuration.timestampSecret ?? configuration.secret
+    steering = Steering(
+      index: configuration.stackIndex, count: configuration.stackCount, key: Self.key(3, of: configuration.secret))
     address = configuration.address
     let hostBits = UInt32.max >> UInt32(min(max(configuration.prefixLength, 0), 32))
     subnetBroadcast = IPv4Address(
@@ -105,7 +114,7 @@ package struct Stack: ~Copyable {
     nextIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
     let maximum = configuration.settings.maximumConnections
     tcbs = Slab(maximum: maximum)
-    demux = Demux(key: configuration.secret)
+    demux = Demux(key: configuration.stackCount > 1 ? Self.key(3, of: configuration.secret) : configuration.secret)
     timeWaits = TimeWaitTable(key: configuration.secret, maximum: configuration.settings.tcpMaxTimeWaitBuckets)
     datagrams = Slab(maximum: maximum)
     let source = IPAddress(configuration.address)
@@ -119,7 +128,7 @@ package struct Stack: ~Copyable {
           prefix: IPAddress(.any), prefixLength: 0, gateway: IPAddress(gateway), source: source,
           mtu: configuration.device.mtu))
     }
-    announce()
+    if configuration.stackIndex == 0 { announce() }
   }
 
   deinit {

@@ -22,6 +22,15 @@ extension FourTuple {
     sip.add(UInt64(local.port) << 16 | UInt64(remote.port))
     return sip.finish()
   }
+
+  /// The same hash for both ends of a connection.
+  func symmetricHash(_ key: HashKey) -> UInt64 {
+    let (here, there) = (local.address, remote.address)
+    let isOrdered =
+      here.high != there.high
+      ? here.high < there.high : here.low != there.low ? here.low < there.low : local.port <= remote.port
+    return isOrdered ? hash(key) : FourTuple(local: remote, remote: local).hash(key)
+  }
 }
 
 package struct Demux: ~Copyable {
@@ -132,7 +141,8 @@ package struct Demux: ~Copyable {
   }
 
   /// The listener for a SYN of `tuple`: one bound to the address before one bound to any; among several with SO_REUSEPORT
-  /// the one that the socket pair's hash chooses.
+  /// the one that the socket pair's hash chooses. It is the hash that chose the stack as well, where there are several: with as
+  /// many listeners, each has its connections in one of them.
   func findListener(_ tuple: FourTuple, in slab: borrowing TCBSlab) -> TCBPointer? {
     let bucket = Int(tuple.local.port) & (Self.portBuckets - 1)
     var best: TCBPointer?
@@ -152,7 +162,7 @@ package struct Demux: ~Copyable {
       }
     }
     guard equals > 1 else { return best }
-    var chosen = Int(truncatingIfNeeded: ((tuple.hash(key) >> 32) &* UInt64(equals)) >> 32)
+    var chosen = Int(truncatingIfNeeded: ((tuple.symmetricHash(key) >> 32) &* UInt64(equals)) >> 32)
     next = listeners[bucket]
     while next != 0 {
       let tcb = slab.pointer(at: next - 1)

@@ -5,6 +5,7 @@
 // A TCB lives in a slab slot at a fixed address from `open` (or an arriving SYN) until it is CLOSED, its program has let go
 // of it and no frame on its way to the device points into its send buffer.
 
+import Synchronization
 import Wire
 
 package typealias TCBPointer = UnsafeMutablePointer<TransmissionControlBlock>
@@ -240,8 +241,10 @@ package struct TransmissionControlBlock: ~Copyable {
   /// Children with a finished handshake, first and last (index + 1), and how many; children still shaking hands.
   var acceptFirst: UInt32 = 0
   var acceptLast: UInt32 = 0
-  var acceptCount = 0
-  var synCount = 0
+  private(set) var acceptCount = 0
+  private(set) var synCount = 0
+  /// Where the listener is in several stacks: what they have together.
+  var listenQueue: ListenQueuePointer?
   /// The listener of a child that was not accepted yet.
   var parent: SlabHandle?
   /// TCP_DEFER_ACCEPT: the handshake's ACK came, data did not.
@@ -343,6 +346,22 @@ package struct TransmissionControlBlock: ~Copyable {
       step = min(step * 2, limit)
     }
     return Interval(nanoseconds: total)
+  }
+
+  // MARK: Listening
+
+  /// Of the listener, in all stacks that it is in.
+  var queuedForAccept: Int { listenQueue?.pointee.accepted.load(ordering: .relaxed) ?? acceptCount }
+  var handshakes: Int { listenQueue?.pointee.handshakes.load(ordering: .relaxed) ?? synCount }
+
+  mutating func countForAccept(_ n: Int) {
+    acceptCount += n
+    listenQueue?.pointee.accepted.add(n, ordering: .sequentiallyConsistent)
+  }
+
+  mutating func countHandshakes(_ n: Int) {
+    synCount += n
+    listenQueue?.pointee.handshakes.add(n, ordering: .relaxed)
   }
 
   /// A line of the trace about a segment. Sequence numbers are told relative to the initial ones.

@@ -1,0 +1,155 @@
+// Owns: packets that came in at the wrong one of several stacks with one address (Steering says which is the right one). A device
+// with several queues learns from what is sent where a conversation belongs, but it does not know of a first segment, and
+// forgets after a while. Such a packet waits in `strays`; the shell copies it to its owner, whose lock it must take for that:
+//
+//   receive(frame)* finishBatch() takeStrays()    at the stack that the frames came to
+//   receiveStray()* finishBatch()                 at the owner of each; the packets stay the first stack's …
+//   release()                                     … which gets them back
+//
+// The owner of a packet put together from fragments may be yet another, so there may be a second round, but no third.
+
+import Wire
+
+extension Stack {
+  /// `steeredTo` of what is for all others.
+  package static var everyOther: Int { 255 }
+
+  /// - Parameter isDelivered: it has been counted as delivered to a protocol.
+  mutating func handOver(_ packet: PacketBuffer, to owner: Int, wasLinkBroadcast: Bool = false, isDelivered: Bool) {
+    // The owner counts it.
+    environment.pointee.statistics.count(.ipInReceives, -1)
+    if isDelivered { environment.pointee.statistics.count(.ipInDelivers, -1) }
+    append(packet, owner, wasLinkBroadcast)
+  }
+
+  mutating func handOverToAll(_ packet: PacketBuffer, wasLinkBroadcast: Bool) {
+    append(packet, Self.everyOther, wasLinkBroadcast)
+  }
+
+  private mutating func append(_ packet: PacketBuffer, _ owner: Int, _ wasLinkBroadcast: Bool) {
+    environment.pointee.statistics.count(.rxSteered)
+    packet.storage.pointee.steeredTo = UInt8(owner)
+    packet.storage.pointee.wasLinkBroadcast = wasLinkBroadcast
+    strays.append(packet)
+  }
+
+  /// What came in for other stacks since the last call.
+  package mutating func takeStrays() -> PacketQueue {
+    let taken = strays
+    strays = PacketQueue()
+    return taken
+  }
+
+  package mutating func release(_ queue: inout PacketQueue) { environment.pointee.pool.releaseAll(&queue) }
+
+  /// Takes in a copy of another stack's stray: an IPv4 packet, or an ARP packet that the other has answered.
+  package mutating func receiveStray(_ stray: PacketBuffer, now: Instant) {
+    let env = environment
+    env.pointee.now = now
+    guard let packet = copy(stray) else {
+      env.pointee.statistics.count(.rxRingFull)
+      return env.pointee.noteDrop(.noBuffer, .device)
+    }
+    let wasLinkBroadcast = stray.storage.pointee.wasLinkBroadcast
+    // An ARP packet begins with a hardware type, 0 or 1 in its first octet's high half.
+    guard packet.linearCount > 0, packet.readable[0] >> 4 == 4 else {
+      return overhearARP(packet, wasLinkBroadcast: wasLinkBroadcast)
+    }
+    receiveIPv4(packet, wasLinkBroadcast: wasLinkBroadcast)
+  }
+
+  private mutating func copy(_ stray: PacketBuffer) -> PacketBuffer? {
+    guard let packet = allocateReceiveBuffer() else { return nil }
+    let count = stray.count
+    let linear = min(count, packet.tailroom)
+    _ = stray.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: packet.put(linear), count: linear))
+    if linear < count {
+      guard count - linear <= BufferPool.largeSize, let large = packet.storage.pointee.large else {
+        environment.pointee.pool.release(packet)
+        return nil
+      }
+      _ = stray.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: count - linear))
+      packet.addFragment(large, count - linear)
+    } else {
+      environment.pointee.pool.detachLarge(packet)
+    }
+    packet.storage.pointee.checksumState = stray.storage.pointee.checksumState
+    packet.storage.pointee.segmentationType = stray.storage.pointee.segmentationType
+    packet.storage.pointee.segmentSize = stray.storage.pointee.segmentSize
+    packet.storage.pointee.time = stray.storage.pointee.time
+    return packet
+  }
+
+  /// Whose an ICMP error is: that of the conversation which it quotes. nil for other messages.
+  func owner(ofErrorIn packet: PacketBuffer) -> Int? {
+    guard let error = ICMPv4Error(packet.readable) else { return nil }
+    guard error.quoted.proto == IPProtocol.tcp else { return 0 }
+    return steering.owner(
+      of: FourTuple(
+        local: Endpoint(IPAddress(error.quoted.source), error.sourcePort),
+        remote: Endpoint(IPAddress(error.quoted.destination), error.destinationPort)))
+  }
+
+  // MARK: Sockets that are in all stacks
+
+  /// A new stream socket with everything that the program has set on the one that is `like`, but no port.
+  package mutating func open(like: StreamLikeness, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
+    environment.pointee.now = now
+    guard let tcb = makeTCB(cookie: cookie, isOpen: true) else { throw .outOfMemory }
+    tcb.pointee.options = like.options
+    tcb.pointee.congestion.use(like.options.congestion)
+    tcb.pointee.receiveSpace = like.receiveSpace
+    tcb.pointee.advertisedSegment = like.advertisedSegment
+    return SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index))
+  }
+
+  package func likeness(of socket: SocketHandle) throws(SocketError) -> StreamLikeness {
+    let tcb = try stream(socket)
+    return StreamLikeness(
+      options: tcb.pointee.options, receiveSpace: tcb.pointee.receiveSpace,
+      advertisedSegment: tcb.pointee.advertisedSegment)
+  }
+
+  /// Undoes a bind that was not possible in another stack.
+  package mutating func unbind(_ socket: SocketHandle) {
+    guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.state == .closed else { return }
+    demux.releasePort(tcb, in: tcbs)
+    tcb.pointee.isBound = false
+    tcb.pointee.boundAddress = .anyIPv4
+    tcb.pointee.tuple.local = Endpoint(.anyIPv4, 0)
+  }
+
+  /// A listener that is in several stacks counts what waits for it in `queue`, together with the others.
+  package mutating func join(_ socket: SocketHandle, _ queue: ListenQueuePointer) {
+    guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.listenQueue == nil else { return }
+    tcb.pointee.listenQueue = queue
+  }
+
+  /// Neither connected nor about to be, and no error waits to be told.
+  package func isIdle(_ socket: SocketHandle) -> Bool {
+    guard let tcb = tcbs.pointer(socket.slot) else { return false }
+    return tcb.pointee.state == .closed && tcb.pointee.error == nil
+  }
+
+  package func isUnconnected(_ socket: SocketHandle) -> Bool {
+    guard let tcb = tcbs.pointer(socket.slot) else { return false }
+    return tcb.pointee.state == .closed || tcb.pointee.state == .listen
+  }
+
+  package func hasPort(_ socket: SocketHandle) -> Bool { tcbs.pointer(socket.slot)?.pointee.isInPortTable ?? false }
+
+  /// The stack that a connection of `socket` to `remote` belongs to; nil where there is no way.
+  package func owner(of socket: SocketHandle, connectedTo remote: Endpoint, now: Instant) -> Int? {
+    guard let tcb = tcbs.pointer(socket.slot), let route = routes.lookup(remote.address, now: now) else { return nil }
+    var local = tcb.pointee.tuple.local
+    if local.address.isUnspecified { local.address = route.source }
+    return steering.owner(of: FourTuple(local: local, remote: remote))
+  }
+}
+
+/// What a program has chosen for a stream socket.
+package struct StreamLikeness {
+  let options: StreamOptions
+  let receiveSpace: Int
+  let advertisedSegment: Int
+}
