@@ -98,6 +98,7 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
   var deadline: Deadline?
   // EINPROGRESS to the call that began it, EALREADY to later ones, also when they give up waiting.
   var unfinished = 0
+  var hasLooked = HostRuntime.shardCount <= 1
   while true {
     anp_wait_prepare()
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -122,6 +123,11 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
       description.pointee.connectUnreported = true
       if unfinished == 0 { unfinished = result }
       if description.pointee.nonBlocking.load(ordering: .relaxed) { return result }
+      if !hasLooked {
+        // The device learns from the SYN where its answer belongs, but a peer on this machine has answered before that.
+        hasLooked = true
+        if Resident.pollOnce(.all) { continue }
+      }
     default:
       description.pointee.connectUnreported = false
       return result

@@ -1,7 +1,8 @@
 // Owns: the small client and server that the benchmark measures with, where no standard tool does what a row needs. The same
 // binary is run on the kernel's stack and under the library. Times are CLOCK_MONOTONIC; results go to stdout as "name value".
 //
-// usage: bench_peer MODE ADDRESS PORT [N [SIZE [zerocopy]]]
+// usage: bench_peer [--threads N] MODE ADDRESS PORT [N [SIZE [zerocopy]]]
+//   with --threads (clients only) each thread does the same, the first to PORT, the second to PORT + 1 …, and prints its own figures
 //   servers (run until killed; "ready" on stdout once they listen)
 //     sink        reads 128 KB at a time until end of file, connection after connection
 //     source      writes 128 KB at a time until the client is gone
@@ -22,6 +23,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,6 +47,8 @@ static char block[LARGEST];
 static size_t size = BLOCK;
 static int zero_copy;
 static struct sockaddr_in address;
+/// Which thread this is, from 0.
+static __thread int self;
 
 static void die(const char *what) {
   fprintf(stderr, "bench_peer: %s: %s\n", what, strerror(errno));
@@ -134,7 +138,9 @@ static void serve_epoll(void) {
 static int connected(void) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) die("socket");
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) die("connect");
+  struct sockaddr_in to = address;
+  to.sin_port = htons((uint16_t)(ntohs(address.sin_port) + self));
+  if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0) die("connect");
   return fd;
 }
 
@@ -159,6 +165,7 @@ static ssize_t send_block(int fd) {
 }
 
 static void transfer(double seconds, int sending) {
+  char sink[sending ? 1 : BLOCK];
   int fd = connected();
   if (zero_copy && setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &zero_copy, sizeof zero_copy) != 0) die("SO_ZEROCOPY");
   double total = 0;
@@ -166,7 +173,7 @@ static void transfer(double seconds, int sending) {
   double begin = now(), counted = 0, from = begin, end = begin + seconds;
   int warm = 0;
   for (;;) {
-    ssize_t n = sending ? send_block(fd) : read(fd, block, BLOCK);
+    ssize_t n = sending ? send_block(fd) : read(fd, sink, BLOCK);
     total += n > 0 ? (double)n : 0;
     if (n <= 0) die(sending ? "write" : "read");
     double t = now();
@@ -176,7 +183,7 @@ static void transfer(double seconds, int sending) {
   }
   if (sending) {
     shutdown(fd, SHUT_WR);
-    if (read(fd, block, 1) < 0) die("read");
+    if (read(fd, sink, 1) < 0) die("read");
   }
   say("seconds", now() - from);
   say("bytes", counted);
@@ -214,7 +221,8 @@ static void connects(double seconds) {
   long count = 0;
   while (now() < end) {
     int fd = connected();
-    if (read(fd, block, 1) != 0) die("read");
+    char byte;
+    if (read(fd, &byte, 1) != 0) die("read");
     close(fd);
     count++;
   }
@@ -248,13 +256,39 @@ static void idle(int count) {
   while (read(0, block, BLOCK) > 0) {}
 }
 
+static const char *mode;
+static double amount;
+
+/// False where there is no such client.
+static int run_client(void) {
+  if (strcmp(mode, "send") == 0) transfer(amount, 1);
+  else if (strcmp(mode, "receive") == 0) transfer(amount, 0);
+  else if (strcmp(mode, "pingpong") == 0) ping_pong((int)amount);
+  else if (strcmp(mode, "connects") == 0) connects(amount);
+  else if (strcmp(mode, "closes") == 0) closes(amount);
+  else if (strcmp(mode, "idle") == 0) idle((int)amount);
+  else return 0;
+  return 1;
+}
+
+static void *client_thread(void *number) {
+  self = (int)(intptr_t)number;
+  run_client();
+  return NULL;
+}
+
 int main(int argc, char **argv) {
-  if (argc < 4) {
-    fprintf(stderr, "usage: bench_peer MODE ADDRESS PORT [N [SIZE [zerocopy]]]\n");
+  int threads = 1;
+  if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
+    threads = atoi(argv[2]);
+    argv += 2, argc -= 2;
+  }
+  if (argc < 4 || threads < 1 || threads > 64) {
+    fprintf(stderr, "usage: bench_peer [--threads N] MODE ADDRESS PORT [N [SIZE [zerocopy]]]\n");
     return 2;
   }
-  const char *mode = argv[1];
-  double n = argc > 4 ? atof(argv[4]) : 1;
+  mode = argv[1];
+  amount = argc > 4 ? atof(argv[4]) : 1;
   if (argc > 5) size = (size_t)atol(argv[5]);
   if (size < 1 || size > LARGEST) size = BLOCK;
   zero_copy = argc > 6 && strcmp(argv[6], "zerocopy") == 0;
@@ -272,15 +306,13 @@ int main(int argc, char **argv) {
   if (strcmp(mode, "echo") == 0) serve(serve_echo);
   if (strcmp(mode, "closer") == 0) serve(serve_nothing);
   if (strcmp(mode, "epoll-echo") == 0) serve_epoll();
-  if (strcmp(mode, "send") == 0) transfer(n, 1);
-  else if (strcmp(mode, "receive") == 0) transfer(n, 0);
-  else if (strcmp(mode, "pingpong") == 0) ping_pong((int)n);
-  else if (strcmp(mode, "connects") == 0) connects(n);
-  else if (strcmp(mode, "closes") == 0) closes(n);
-  else if (strcmp(mode, "idle") == 0) idle((int)n);
-  else {
+  pthread_t others[64];
+  for (int i = 1; i < threads; i++)
+    if (pthread_create(&others[i], NULL, client_thread, (void *)(intptr_t)i) != 0) die("pthread_create");
+  if (!run_client()) {
     fprintf(stderr, "bench_peer: no mode %s\n", mode);
     return 2;
   }
+  for (int i = 1; i < threads; i++) pthread_join(others[i], NULL);
   return 0;
 }

@@ -15,7 +15,7 @@ def compile_programs(scratch):
         return path
 
     return {
-        "bench_peer": cc("bench_peer", os.path.join(TOP, "Tests", "bench", "bench_peer.c")),
+        "bench_peer": cc("bench_peer", "-pthread", os.path.join(TOP, "Tests", "bench", "bench_peer.c")),
         "startup": cc("startup", os.path.join(TOP, "Tests", "programs", "startup.c")),
         "empty": cc("empty.so", "-shared", "-fPIC", "-x", "c", os.devnull),
     }
