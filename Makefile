@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers test-settings bench bench-lecture bench-zerocopy profile simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers test-settings bench bench-lecture bench-queues bench-zerocopy profile simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -49,7 +49,7 @@ test-sanitizers: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh sanitizers
 
-## test-settings: the quick run of programs with each offload off, without busy polling, with a short ring (some 15 minutes)
+## test-settings: the quick run of programs with each offload off, without busy polling, with a short ring, with more queues (some 20 minutes)
 test-settings: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh settings
@@ -63,6 +63,11 @@ bench: all
 bench-lecture: all
 	@scripts/install-deps.sh bench
 	@/usr/bin/python3 -B scripts/bench/lecture.py
+
+## bench-queues: two threads on one queue of the device and on two, and on the kernel's TCP (a minute and a half)
+bench-queues: all
+	@scripts/install-deps.sh test
+	@python3 -B scripts/bench/queues.py
 
 ## bench-zerocopy: write against send with MSG_ZEROCOPY, the kernel's and the stack's (a minute)
 bench-zerocopy: all

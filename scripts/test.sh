@@ -66,6 +66,7 @@ case ${1-} in
     counted "launcher" scripts/test-launcher.sh
     counted "start-up" scripts/start-up.sh
     if [[ $1 == quick ]]; then counted "programs (quick)" scripts/run-tests.sh --quick; else counted "programs" scripts/run-tests.sh; fi
+    counted "programs (quick), two queues" scripts/run-tests.sh --quick --with ANP_QUEUES=2
     ;;
   sanitizers)
     unit "unit and simulator tests under ThreadSanitizer" --sanitize=thread --scratch-path .build-thread
@@ -85,9 +86,11 @@ case ${1-} in
     ;;
   settings)
     for setting in ANP_OFFLOAD=-big-tcp ANP_OFFLOAD=-sg,-zero-copy ANP_OFFLOAD=-tso ANP_OFFLOAD=-gro ANP_OFFLOAD=-csum \
-      ANP_OFFLOAD=-all ANP_BUSY_POLL=off ANP_BUSY_POLL=0 ANP_RING=rx:4; do
+      ANP_OFFLOAD=-all ANP_BUSY_POLL=off ANP_BUSY_POLL=0 ANP_RING=rx:4 ANP_QUEUES=3; do
       counted "programs (quick) with $setting" scripts/run-tests.sh --quick --with "$setting"
     done
+    counted "programs (quick), two queues, no offload" scripts/run-tests.sh --quick --with ANP_QUEUES=2 --with ANP_OFFLOAD=-all
+    counted "programs (quick), two queues, no busy polling" scripts/run-tests.sh --quick --with ANP_QUEUES=2 --with ANP_BUSY_POLL=off
     ;;
   *)
     echo "usage: test.sh quick|all|sanitizers|settings" >&2

@@ -11,7 +11,9 @@ enum RxThread {
   private static var stackBytes: Int { 256 << 10 }
 
   static func start(_ shard: UnsafeMutablePointer<Shard>) -> Int32 {
-    let body: @convention(c) (UnsafeMutableRawPointer?) -> Void = { RxThread.run($0!.assumingMemoryBound(to: Shard.self)) }
+    let body: @convention(c) (UnsafeMutableRawPointer?) -> Void = {
+      RxThread.run($0!.assumingMemoryBound(to: Shard.self))
+    }
     if shard.pointee.index == 0 { return anp_thread_start(body, shard, "anp-rx", stackBytes) }
     var name: InlineArray<9, CChar> = [97, 110, 112, 45, 114, 120, 47, 48, 0]  // anp-rx/0
     name[7] += CChar(shard.pointee.index)

@@ -138,7 +138,9 @@ extension Shard {
     guard error != work.reportedDeviceError else { return }
     work.reportedDeviceError = error
     // All queues of a device fail together.
-    if anp_exchange_word(&anp_host().pointee.reported_device_error, UInt32(bitPattern: error)) == UInt32(bitPattern: error) {
+    if anp_exchange_word(&anp_host().pointee.reported_device_error, UInt32(bitPattern: error))
+      == UInt32(bitPattern: error)
+    {
       return
     }
     report { text in

@@ -96,7 +96,8 @@ private func poll(
 
 /// The kernel's count, 0 for a time-out or (on the word) a change, or a negative errno; -EAGAIN: look again.
 private func sleep(
-  _ call: Poll, _ thread: ThreadPointer, _ sources: ShardMask, _ sleepsInKernel: Bool, _ deadline: Deadline, _ mask: UnsafePointer<sigset_t>?
+  _ call: Poll, _ thread: ThreadPointer, _ sources: ShardMask, _ sleepsInKernel: Bool, _ deadline: Deadline,
+  _ mask: UnsafePointer<sigset_t>?
 ) -> Int {
   if call.held != nil, var outer = Resident.begin(thread, thread.pointee.word, sources) {
     thread.pointee.noteSleep(.resident, sources)

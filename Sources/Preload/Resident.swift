@@ -90,7 +90,9 @@ enum Resident {
     while let i = left.removeFirst() {
       let waiting = preload.pointee.waiting + i
       waiting.pointee.residentWord.store(outer.words[i], ordering: .sequentiallyConsistent)
-      if !outer.nested.contains(ShardMask(i)) { waiting.pointee.residentThread.store(0, ordering: .sequentiallyConsistent) }
+      if !outer.nested.contains(ShardMask(i)) {
+        waiting.pointee.residentThread.store(0, ordering: .sequentiallyConsistent)
+      }
       let others = waiting.pointee.sleepers.load(ordering: .sequentiallyConsistent) > 0
       HostRuntime.shard(at: i).pointee.leaveResidence(handingOver: others, waited: outer.waited)
     }
@@ -222,7 +224,9 @@ enum Resident {
     var last: UInt = 0
     for i in 0..<HostRuntime.shardCount {
       let waiting = preload.pointee.waiting + i
-      guard waiting.pointee.residentWord.load(ordering: .sequentiallyConsistent) == UInt(bitPattern: word) else { continue }
+      guard waiting.pointee.residentWord.load(ordering: .sequentiallyConsistent) == UInt(bitPattern: word) else {
+        continue
+      }
       let resident = waiting.pointee.residentThread.load(ordering: .sequentiallyConsistent)
       if resident == last { continue }
       last = resident
@@ -255,6 +259,8 @@ enum Resident {
   static func endSleeper(_ shards: ShardMask, onWord: Bool) {
     if onWord { preload.pointee.wordSleepers.subtract(1, ordering: .sequentiallyConsistent) }
     var left = shards
-    while let i = left.removeFirst() { preload.pointee.waiting[i].sleepers.subtract(1, ordering: .sequentiallyConsistent) }
+    while let i = left.removeFirst() {
+      preload.pointee.waiting[i].sleepers.subtract(1, ordering: .sequentiallyConsistent)
+    }
   }
 }

@@ -175,11 +175,9 @@ enum Spread {
 
   /// connect with AF_UNSPEC.
   static func disconnect(_ description: DescriptionPointer) -> Int {
-    let result = withEach(description) { shard, handle, now throws(SocketError) in
+    mayEndListening(description) { shard, handle, now throws(SocketError) in
       try shard.pointee.stack.disconnect(handle, now: now)
     }
-    endListening(description)
-    return result
   }
 
   static func shutdown(_ description: DescriptionPointer, _ how: ShutdownHow) -> Int {
@@ -189,25 +187,32 @@ enum Spread {
         return 0
       }
     }
-    let result = withEach(description) { shard, handle, now throws(SocketError) in
+    return mayEndListening(description) { shard, handle, now throws(SocketError) in
       try shard.pointee.stack.shutdown(handle, how, now: now)
     }
-    endListening(description)
-    return result
   }
 
-  /// Where its records do not listen any more.
-  private static func endListening(_ description: DescriptionPointer) {
-    guard description.pointee.listenQueue.load(ordering: .relaxed) != 0 else { return }
-    _ = withAll { _ throws(SocketError) in
+  /// As withEach. Whoever is woken by the end of a listener must find that it is one.
+  private static func mayEndListening(
+    _ description: DescriptionPointer,
+    _ operation: (UnsafeMutablePointer<Shard>, SocketHandle, Instant) throws(SocketError) -> Void
+  ) -> Int {
+    guard description.pointee.isEverywhere.load(ordering: .relaxed) else { return withEach(description, operation) }
+    return withAll { now throws(SocketError) in
+      try forEach(description, now, operation)
       let own = description.pointee.shard.unsafelyUnwrapped
-      if !own.pointee.stack.isListening(description.pointee.handle) { setListening(description, nil) }
+      if description.pointee.listenQueue.load(ordering: .relaxed) != 0,
+        !own.pointee.stack.isListening(description.pointee.handle)
+      {
+        setListening(description, nil)
+      }
     }
   }
 
   /// A listener's shard with a connection for accept, the calling thread's own before the others; nil where none has one.
   static func findAcceptable(_ listener: DescriptionPointer) -> (UnsafeMutablePointer<Shard>, SocketHandle)? {
-    guard let queue = ListenQueuePointer(bitPattern: listener.pointee.listenQueue.load(ordering: .sequentiallyConsistent)),
+    guard
+      let queue = ListenQueuePointer(bitPattern: listener.pointee.listenQueue.load(ordering: .sequentiallyConsistent)),
       queue.pointee.accepted.load(ordering: .sequentiallyConsistent) > 0, let replicas = listener.pointee.replicas
     else { return nil }
     let count = HostRuntime.shardCount

@@ -1,5 +1,8 @@
 // Owns: one simulated machine: a stack, the device under it, and the programs on it. It drives the stack only by what the
-// preload's shell uses: receive, finishBatch, advance, nextTransmit, nextChanged.
+// preload's shell uses: receive, finishBatch, takeStrays, advance, nextTransmit, nextChanged.
+//
+// A machine whose device has several queues is as many hosts, one for each stack, that share a name, an address and a link. A
+// frame comes in at any of them by chance: worse than any device.
 
 import Glibc
 import Netstack
@@ -41,6 +44,13 @@ package final class Host {
   /// Frames lost because the stack had no buffer for them.
   package private(set) var ringDrops = 0
   package private(set) var corruptedReceived = 0
+  /// The hosts of the device's other queues; theirs is empty.
+  private var otherQueues: [Host] = []
+  private weak var firstQueue: Host?
+  /// The host of the first queue, which stands for all.
+  package var machine: Host { firstQueue ?? self }
+  /// All queues of a machine.
+  package var queues: [Host] { [self] + otherQueues }
 
   package init(
     _ name: String, _ configuration: StackConfiguration, device: DeviceConditions, seed: UInt64, world: World
@@ -52,6 +62,25 @@ package final class Host {
     random = SeededRandom(seed: seed)
     stack = Stack(configuration, now: world.now)
   }
+
+  /// A machine with `configuration.stackCount` queues.
+  package static func machine(
+    _ name: String, _ configuration: StackConfiguration, device: DeviceConditions, seed: UInt64, world: World
+  ) -> Host {
+    let first = Host(name, configuration, device: device, seed: seed, world: world)
+    for index in 1..<max(configuration.stackCount, 1) {
+      var other = configuration
+      other.stackIndex = index
+      other.seed = configuration.seed &+ UInt64(index)
+      let host = Host(name, other, device: device, seed: seed &+ UInt64(index), world: world)
+      host.firstQueue = first
+      first.otherQueues.append(host)
+    }
+    return first
+  }
+
+  /// The queue that a connection belongs to.
+  package func queue(for tuple: FourTuple) -> Host { queues[stack.steering.owner(of: tuple)] }
 
   // MARK: Programs
 
@@ -72,6 +101,10 @@ package final class Host {
   // MARK: Frames in
 
   func arrive(_ frame: Frame) {
+    if otherQueues.isEmpty { enqueue(frame) } else { queues[random.below(queues.count)].enqueue(frame) }
+  }
+
+  private func enqueue(_ frame: Frame) {
     inbox.append(frame)
     guard pollAt == nil else { return }
     let at = now + deviceConditions.interruptDelay
@@ -84,12 +117,33 @@ package final class Host {
     let frames = inbox
     inbox.removeAll(keepingCapacity: true)
     for frame in frames {
-      world.observer?.received(frame, by: self)
+      world.observer?.received(frame, by: machine)
       if frame.isCorrupted { corruptedReceived += 1 }
       receive(frame)
     }
     stack.finishBatch(now: now)
+    deliverStrays()
     service()
+  }
+
+  /// What came in here for the other queues' stacks.
+  private func deliverStrays() {
+    var strays = stack.takeStrays()
+    if strays.isEmpty { return }
+    for other in machine.queues where other !== self {
+      var next = strays.first
+      while let packet = next {
+        next = packet.next
+        let owner = Int(packet.storage.pointee.steeredTo)
+        if owner == Stack.everyOther || owner == other.stack.steering.index {
+          other.stack.receiveStray(packet, now: now)
+        }
+      }
+      other.stack.finishBatch(now: now)
+      other.deliverStrays()
+      other.service()
+    }
+    stack.release(&strays)
   }
 
   private func receive(_ frame: Frame) {
@@ -127,7 +181,7 @@ package final class Host {
         again = true
       }
     }
-    while let event = stack.nextTraceEvent() { world.observer?.noted(event, by: self) }
+    while let event = stack.nextTraceEvent() { world.observer?.noted(event, by: machine) }
     world.rearm(self)
   }
 
@@ -188,8 +242,8 @@ package final class Host {
   }
 
   private func put(_ frame: Frame) {
-    world.observer?.sent(frame, by: self)
-    world.carry(frame, from: self)
+    world.observer?.sent(frame, by: machine)
+    world.carry(frame, from: machine)
   }
 
   // MARK: Time

@@ -29,6 +29,7 @@ extension Plan {
     plan.connections = draw.chance(0.8) ? 1 : 2 + draw.below(3)
     plan.simultaneousOpen = draw.chance(0.07)
     plan.bytes = (draw.size(plan, plan.links.out, scale), draw.size(plan, plan.links.back, scale))
+    if draw.chance(0.25) { plan.queues = (1 + draw.below(3), 1 + draw.below(3)) }
     return plan
   }
 }

@@ -12,6 +12,8 @@ package struct Plan: Sendable {
   package var settings = (client: Settings(), server: Settings())
   package var capabilities = (client: DeviceCapabilities(), server: DeviceCapabilities())
   package var devices = (client: DeviceConditions(), server: DeviceConditions())
+  /// Queues of the devices, each with a stack of its own.
+  package var queues = (client: 1, server: 1)
   package var bytes = (out: 0, back: 0)
   package var behaviours = (client: Behaviour(), server: Behaviour())
   package var listenerOptions: [(SocketOption, Int)] = []
@@ -56,7 +58,7 @@ package enum Transfer {
 
     func makeHost(
       _ name: String, _ last: UInt8, _ settings: Settings, _ capabilities: DeviceCapabilities,
-      _ device: DeviceConditions
+      _ device: DeviceConditions, _ queues: Int
     ) -> Host {
       var configuration = StackConfiguration()
       configuration.device = capabilities
@@ -67,16 +69,21 @@ package enum Transfer {
       configuration.settings = settings
       configuration.secret = HashKey(random.next(), random.next())
       configuration.seed = random.next()
-      return Host(name, configuration, device: device, seed: random.next(), world: world)
+      configuration.stackCount = queues
+      return Host.machine(name, configuration, device: device, seed: random.next(), world: world)
     }
-    let client = makeHost("A", 4, plan.settings.client, plan.capabilities.client, plan.devices.client)
-    let server = makeHost("B", 5, plan.settings.server, plan.capabilities.server, plan.devices.server)
+    let client = makeHost(
+      "A", 4, plan.settings.client, plan.capabilities.client, plan.devices.client, plan.queues.client)
+    let server = makeHost(
+      "B", 5, plan.settings.server, plan.capabilities.server, plan.devices.server, plan.queues.server)
     world.connect(
       client, to: server, Link(plan.links.out, seed: random.next(), headerLength: linkHeader, start: world.now))
     world.connect(
       server, to: client, Link(plan.links.back, seed: random.next(), headerLength: linkHeader, start: world.now))
     for host in [client, server] {
-      for category in TraceCategory.allCases { host.stack.trace.filter.set(category, events) }
+      for queue in host.queues {
+        for category in TraceCategory.allCases { queue.stack.trace.filter.set(category, events) }
+      }
       world.add(host)
     }
 
@@ -96,8 +103,13 @@ package enum Transfer {
         "B\(i)", plan.behaviours.server, sends: backs[i], plan.bytes.back, expects: outs[i], plan.bytes.out)
     }
 
-    let listener = ListenerProgram(options: plan.listenerOptions) { serverProgram(index($0.port)) }
-    if !plan.simultaneousOpen { listener.listen(on: server, port: port) }
+    // One in each of the server's stacks.
+    let listeners = server.queues.map { _ in
+      ListenerProgram(options: plan.listenerOptions) { serverProgram(index($0.port)) }
+    }
+    if !plan.simultaneousOpen {
+      for (listener, queue) in zip(listeners, server.queues) { listener.listen(on: queue, port: port) }
+    }
     var clients: [StreamProgram] = []
     var servers: [StreamProgram] = []
     for i in 0..<plan.connections {
@@ -105,35 +117,38 @@ package enum Transfer {
         "A\(i)", plan.behaviours.client, sends: outs[i], plan.bytes.out, expects: backs[i], plan.bytes.back)
       clients.append(program)
       let clientPort = firstClientPort + UInt16(i)
+      let serverPort = plan.simultaneousOpen ? port + UInt16(i) : port
+      let there = Endpoint(IPAddress(server.address), serverPort)
+      let here = Endpoint(IPAddress(client.address), clientPort)
       if plan.simultaneousOpen {
         let other = serverProgram(i)
         servers.append(other)
-        other.connect(from: server, to: Endpoint(IPAddress(client.address), clientPort), localPort: port + UInt16(i))
+        other.connect(
+          from: server.queue(for: FourTuple(local: there, remote: here)), to: here, localPort: serverPort)
       }
       program.connect(
-        from: client, to: Endpoint(IPAddress(server.address), plan.simultaneousOpen ? port + UInt16(i) : port),
-        localPort: clientPort)
+        from: client.queue(for: FourTuple(local: here, remote: there)), to: there, localPort: clientPort)
     }
 
     let start = world.now
     let done = world.run(until: start + plan.timeLimit) {
       clients.allSatisfy(\.isDone)
-        && (plan.simultaneousOpen ? servers : listener.accepted).filter(\.isDone).count == plan.connections
+        && (plan.simultaneousOpen ? servers : listeners.flatMap(\.accepted)).filter(\.isDone).count == plan.connections
     }
     var outcome = Outcome()
-    servers += listener.accepted
+    servers += listeners.flatMap(\.accepted)
     outcome.duration = (clients + servers).map { $0.finishedAt - start }.max() ?? .zero
     outcome.information = clients.first?.information ?? TCPInfo()
     if !done, world.failure == nil {
       let progress = (clients + servers).map { "\($0.label): \($0.received) received\($0.isDone ? ", done" : "")" }
       world.fail("did not end within \(plan.timeLimit.milliseconds / 1000) s; \(progress.joined(separator: "; "))")
     }
-    if world.failure == nil { settle(world, client, server, listener) }
+    if world.failure == nil { settle(world, client, server, listeners) }
     outcome.failure = world.failure
     outcome.segments = monitor.segments
     outcome.events = world.eventCount
-    outcome.client = client.stack.statistics
-    outcome.server = server.stack.statistics
+    outcome.client = statistics(client)
+    outcome.server = statistics(server)
     outcome.out = world.link(from: client).counters
     outcome.back = world.link(from: server).counters
     if outcome.failure != nil { outcome.trace = monitor.trace.lines(last: traceLines) }
@@ -143,9 +158,14 @@ package enum Transfer {
   }
 
   /// Lets time run until both stacks have forgotten everything, and counts what checksums had to find.
-  private static func settle(_ world: World, _ client: Host, _ server: Host, _ listener: ListenerProgram) {
-    listener.close(on: server)
-    func left(_ host: Host) -> (packets: Int, sockets: Int) { host.stack.leakReport() }
+  private static func settle(_ world: World, _ client: Host, _ server: Host, _ listeners: [ListenerProgram]) {
+    for (listener, queue) in zip(listeners, server.queues) { listener.close(on: queue) }
+    func left(_ host: Host) -> (packets: Int, sockets: Int) {
+      host.queues.reduce(into: (0, 0)) { sum, queue in
+        let left = queue.stack.leakReport()
+        sum = (sum.0 + left.packets, sum.1 + left.sockets)
+      }
+    }
     let clean = world.run(until: world.now + .seconds(7200)) {
       [client, server].allSatisfy { left($0) == (0, 0) }
     }
@@ -157,11 +177,17 @@ package enum Transfer {
       world.fail("left behind: A \(left(client)), B \(left(server)) (packets, sockets)")
     }
     for host in [client, server] {
-      let found = integrityDrops(host.stack.statistics)
-      if found != host.corruptedReceived {
-        world.fail("\(host.name): \(host.corruptedReceived) corrupted frames came in, \(found) were found out")
+      let found = integrityDrops(statistics(host))
+      let corrupted = host.queues.reduce(0) { $0 + $1.corruptedReceived }
+      if found != corrupted {
+        world.fail("\(host.name): \(corrupted) corrupted frames came in, \(found) were found out")
       }
     }
+  }
+
+  /// Of all queues of a machine.
+  private static func statistics(_ machine: Host) -> Statistics {
+    machine.queues.reduce(into: Statistics()) { $0.add($1.stack.statistics) }
   }
 
   /// Drops that only a damaged packet can cause here.

@@ -48,7 +48,7 @@ package final class World {
 
   package func add(_ host: Host) {
     hosts.append(host)
-    host.service()
+    for queue in host.queues { queue.service() }
   }
 
   package func connect(_ from: Host, to: Host, _ link: Link) { links[ObjectIdentifier(from)] = (link, to) }

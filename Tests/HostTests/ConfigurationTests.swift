@@ -50,13 +50,13 @@ struct ConfigurationTests {
   func link() {
     let c = configuration([
       "ANP_TAP": "tap-7", "ANP_ADDR": "10.1.2.3/8", "ANP_GATEWAY": "10.9.9.9", "ANP_MTU": "9000", "ANP_RING": "rx:256",
-      "ANP_BUDGET": "16", "ANP_BUSY_POLL": "20",
+      "ANP_BUDGET": "16", "ANP_BUSY_POLL": "20", "ANP_QUEUES": "2",
     ])
     #expect(c.error == nil)
     #expect(String(cString: c.link(0).device) == "tap-7")
     #expect(c.link(0).address == IPv4Address(10, 1, 2, 3) && c.link(0).prefixLength == 8)
     #expect(c.gateway == IPv4Address(10, 9, 9, 9))
-    #expect(c.mtu == 9000 && c.receiveRing == 256 && c.budget == 16 && c.busyPoll == 20)
+    #expect(c.mtu == 9000 && c.receiveRing == 256 && c.budget == 16 && c.busyPoll == 20 && c.queues == 2)
   }
 
   @Test("offloads are taken away and given back one by one; without the variable all are on")
@@ -97,6 +97,7 @@ struct ConfigurationTests {
       ("ANP_MTU", "99999999999999999999"),
       ("ANP_RING", "rx:0"), ("ANP_OFFLOAD", "-lso"), ("ANP_OFFLOAD", "-tso,"), ("ANP_OFFLOAD", "-tso -gro"),
       ("ANP_COALESCE", "50"), ("ANP_COALESCE", "rx-usecs:1s"), ("ANP_RING", "64"), ("ANP_BUDGET", "0"),
+      ("ANP_QUEUES", "0"), ("ANP_QUEUES", "9"), ("ANP_QUEUES", "two"),
       ("ANP_BUSY_POLL", "on"), ("ANP_BUSY_POLL", "5us"),
       ("ANP_TAKE", "10.0.0.0/33"), ("ANP_TAKE", "10.0.0.0/8,"), ("ANP_BYPASS", "everything"),
       ("ANP_BYPASS", "2001:db8::/129"), ("ANP_DEBUG", "tpc"), ("ANP_DEBUG", "tcp:loud"), ("ANP_DEBUG", "tcp ip"),

@@ -256,6 +256,21 @@ struct UnusualTests {
     #expect(outcome.client[.tcpRetransSegs] > 0)
   }
 
+  @Test(
+    "Several queues, frames at any of them by chance: strays are brought over, and nothing else is different",
+    arguments: 1...5)
+  func queues(seed: UInt64) {
+    var plan = clean(400_000, 200_000, seed: seed)
+    plan.queues = (2, 3)
+    plan.connections = 3
+    plan.links.out.loss = 0.01
+    plan.links.back.loss = 0.01
+    let outcome = expectSuccess(plan)
+    #expect(outcome.client[.rxSteered] > 50 && outcome.server[.rxSteered] > 50)
+    // Each packet counts once, whoever got it.
+    #expect(outcome.server[.ipInDelivers] == outcome.server[.tcpInSegs])
+  }
+
   @Test("A device that takes its time to read frames never sees them change", arguments: 1...5)
   func slowDevice(seed: UInt64) {
     var plan = clean(500_000, 300_000, seed: seed)
