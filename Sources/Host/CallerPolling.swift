@@ -84,6 +84,8 @@ extension Shard {
   /// A thread may send from its own memory, as it can look for the acknowledgments itself.
   package var callersMayLend: Bool { work.lends && callersMayPoll }
 
+  package var joinsWrites: Bool { work.joinsWrites }
+
   /// The device reports an error instead of frames.
   package func noteDeviceLost() {
     let me = here

@@ -95,6 +95,8 @@ package struct HostConfiguration {
   package private(set) var offloads = Offloads.all
   /// ANP_COALESCE=rx-usecs:N: microseconds from the device's interrupt to the poll, so that more frames come in at once.
   package private(set) var coalesce = 0
+  /// ANP_COALESCE=tx-usecs:N: microseconds that a small write may wait for the one that always follows it.
+  package private(set) var transmitCoalesce = 1000
   /// ANP_QUEUES: queues of the device, each with a stack and a lock of its own.
   package private(set) var queues = 1
   /// ANP_BUDGET: frames per poll (Linux: net.core.dev_weight).
@@ -168,7 +170,7 @@ package struct HostConfiguration {
     }
     if let value = lookup("ANP_RING") { receiveRing = try parseRing(value) }
     if let value = lookup("ANP_OFFLOAD") { offloads = try parseOffloads(value) }
-    if let value = lookup("ANP_COALESCE") { coalesce = try parseCoalesce(value) }
+    if let value = lookup("ANP_COALESCE") { try parseCoalesce(value) }
     if let value = lookup("ANP_BUDGET") {
       budget = try parseNumber("ANP_BUDGET", value, 1...4096, "a number of frames from 1 to 4096")
     }
@@ -280,16 +282,20 @@ package struct HostConfiguration {
     return frames
   }
 
-  private func parseCoalesce(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
+  private mutating func parseCoalesce(_ value: UnsafePointer<CChar>) throws(ConfigurationError) {
+    let error = ConfigurationError(
+      variable: "ANP_COALESCE", value: value,
+      expected: "rx-usecs:N, tx-usecs:N or both, separated by a comma, with up to 100000 microseconds, such as rx-usecs:50")
     var cursor = TextCursor(cString: value)
-    guard cursor.take(word: "rx-usecs"), cursor.take(UInt8(ascii: ":")), let time = cursor.decimal(most: 100_000),
-      cursor.atEnd
-    else {
-      throw ConfigurationError(
-        variable: "ANP_COALESCE", value: value,
-        expected: "rx-usecs:N with up to 100000 microseconds, such as rx-usecs:50")
-    }
-    return time
+    guard !cursor.atEnd else { return }
+    repeat {
+      let isTransmit = cursor.take(word: "tx-usecs")
+      guard isTransmit || cursor.take(word: "rx-usecs"), cursor.take(UInt8(ascii: ":")),
+        let time = cursor.decimal(most: 100_000)
+      else { throw error }
+      if isTransmit { transmitCoalesce = time } else { coalesce = time }
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else { throw error }
   }
 
   /// "-tso", "-all,+gro": from all on, each word takes something away or gives it back.

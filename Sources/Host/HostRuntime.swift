@@ -143,6 +143,7 @@ package enum HostRuntime {
     wanted.secret = HashKey(k0, k1)
     wanted.timestampSecret = Entropy.bootSecret()
     wanted.stackCount = queues.count
+    wanted.settings.tcpAutocorkingTime = .microseconds(configuration.pointee.transmitCoalesce)
     let now = MonotonicClock.now
     var drops: UInt64 = 0
     if statistics >= 0 { drops = ExitStatistics.queueDrops(link.device) ?? 0 }
@@ -160,7 +161,8 @@ package enum HostRuntime {
           index: i, stack: stack, device: queues[i], deviceName: link.device, timer: timers[i],
           ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
           busyPoll: configuration.pointee.busyPoll, offloads: configuration.pointee.offloads,
-          coalesce: configuration.pointee.coalesce, log: Log(descriptor: log, started: now), capture: recording,
+          coalesce: configuration.pointee.coalesce, joinsWrites: configuration.pointee.transmitCoalesce > 0,
+          log: Log(descriptor: log, started: now), capture: recording,
           statisticsOutput: statistics, queueDropsAtStart: drops, started: now))
     }
     if shards.pointee.stack.trace.allows(.device, .info) {

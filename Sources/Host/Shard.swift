@@ -264,6 +264,8 @@ struct ShardWork {
   let busyPoll: Int?
   /// Large writes may go out from the program's memory.
   let lends: Bool
+  /// Small writes may wait for those that always follow them (Preload's AutoCork).
+  let joinsWrites: Bool
   /// ANP_COALESCE, nanoseconds
   let coalesce: Int64
   let hasSeveralCores = anp_has_several_cores() != 0
@@ -280,6 +282,7 @@ struct ShardWork {
     receiver = Receiver(ringSize: parts.ringSize)
     transmitter = Transmitter(gathers: parts.offloads.contains(.scatterGather))
     lends = parts.offloads.contains(.zeroCopy)
+    joinsWrites = parts.joinsWrites
     budget = parts.budget
     busyPoll = parts.busyPoll
     coalesce = Int64(parts.coalesce) * 1000
@@ -302,6 +305,7 @@ struct ShardParts {
   var busyPoll: Int?
   var offloads: Offloads
   var coalesce: Int
+  var joinsWrites: Bool
   var log: Log
   var capture: Capture
   var statisticsOutput: Int32

@@ -71,6 +71,8 @@ struct Description: ~Copyable, Pooled {
   /// Memory for it, made once.
   var listenQueueMemory: ListenQueuePointer?
 
+  /// How sure it is that a small write is followed by another at once (AutoCork).
+  let pairs = Atomic<Int8>(0)
   /// SO_RCVTIMEO, SO_SNDTIMEO, nanoseconds; -1 = none.
   var receiveTimeout: Int64 = -1
   var sendTimeout: Int64 = -1
@@ -128,6 +130,7 @@ struct Description: ~Copyable, Pooled {
     setShard(nil)
     isEverywhere.store(false, ordering: .relaxed)
     listenQueue.store(0, ordering: .relaxed)
+    pairs.store(0, ordering: .relaxed)
     receiveTimeout = -1
     sendTimeout = -1
     onlyIPv6 = false

@@ -10,10 +10,10 @@ import Synchronization
 
 /// Runs `body` inside, with a reference to the description of `fd`.
 @inline(__always)
-func withSocket(_ fd: Int32, _ entry: UInt64, _ body: (DescriptionPointer) -> Int) -> Int {
+func withSocket(_ fd: Int32, _ entry: UInt64, sends: Bool = false, _ body: (DescriptionPointer) -> Int) -> Int {
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall(sendingTo: sends ? entry : 0)
   guard anp_fd_kind_of(entry) == ANP_FD_SOCKET else { return notASocket(fd, entry) }
   guard let description = acquireDescription(entry) else { return -Errno.badDescriptor }
   let result = description.pointee.side == .kernel ? passToKernel : body(description)

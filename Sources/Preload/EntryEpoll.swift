@@ -44,7 +44,7 @@ public func entryEpollControl(
 ) -> Int {
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   switch anp_fd_kind_of(entry) {
   case ANP_FD_SOCKET: break
   case ANP_FD_EPOLL:
@@ -186,7 +186,7 @@ public func entryEpollWait(
   guard let events, anp_is_nowhere(events) == 0 else { return -Errno.fault }
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   guard let set = acquireSet(entry) else { return -Errno.badDescriptor }
   let result = wait(set, epfd, events, Int(maximum), timeout, mask)
   if result == referenceLost { return -Errno.badDescriptor }

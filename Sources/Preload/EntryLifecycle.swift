@@ -62,7 +62,7 @@ private func releaseEntry(_ entry: UInt64) {
 public func entryDup3(_ old: Int32, _ new: Int32, _ flags: Int32) -> Int {
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   let entry = anp_fd_look_up(old)
   if anp_fd_kind_of(entry) == ANP_FD_INTERNAL { return -Errno.badDescriptor }
   let target = anp_fd_look_up(new)
@@ -98,7 +98,7 @@ private func moveAway(_ fd: Int32, _ entry: UInt64) -> Int {
 public func entryClose(_ fd: Int32, _ entry: UInt64) -> Int {
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   return close(fd, entry)
 }
 
@@ -158,7 +158,7 @@ private func linger(_ description: DescriptionPointer) -> Bool {
 public func entryCloseRange(_ first: UInt32, _ last: UInt32, _ flags: Int32) -> Int {
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   if first > last { return -Errno.invalid }
   var next = first
   var entry: UInt64 = 0

@@ -19,7 +19,7 @@ public func entryPoll(
   guard let fds else { return -Errno.fault }
   anp_enter()
   defer { anp_leave() }
-  Threads.reapAbandonedCalls()
+  Threads.noteCall()
   guard let thread = Threads.current else { return -Errno.noMemory }
   var call = Poll(fds: fds, count: count, scratch: scratch)
   let result = poll(&call, thread, timeout, mask)

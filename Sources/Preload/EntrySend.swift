@@ -12,7 +12,7 @@ public func entrySend(
   _ fd: Int32, _ entry: UInt64, _ vectors: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32,
   _ name: UnsafeRawPointer?, _ nameLength: UInt32
 ) -> Int {
-  withSocket(fd, entry) { description in
+  withSocket(fd, entry, sends: true) { description in
     var error = 0
     guard let buffers = Buffers(vectors, count: count, error: &error) else { return error }
     if description.pointee.kind == .datagram {
@@ -51,6 +51,11 @@ private func push(
   var sent = 0
   var hasLooked = false
   var isStreaming = false
+  // Who says MSG_MORE knows better than experience does.
+  let thread = flags & (MessageFlag.more | MessageFlag.zeroCopy) == 0 ? Threads.current : nil
+  let holds = thread.map { AutoCork.mayHold(description, $0, buffers.total) } ?? false
+  var isHeld = false
+  var sentAt = Instant.zero
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -64,7 +69,9 @@ private func push(
       if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
       let before = sent
       defer { if sent > before { isCopied = true } }
-      let result = try putStream(shard, description.pointee.handle, buffers, flags, &sent, now)
+      let result = try putStream(shard, description.pointee.handle, buffers, flags, holds: holds, &sent, now)
+      isHeld = holds && shard.pointee.stack.isHeld(description.pointee.handle)
+      sentAt = now
       isStreaming = shard.pointee.stack.unacknowledgedBytes(description.pointee.handle) >= streamingBytes
       return result
     }
@@ -76,7 +83,10 @@ private func push(
       if result == -Errno.brokenPipe, flags & MessageFlag.noSignal == 0 { anp_raise_sigpipe() }
       return result
     }
-    if sent == buffers.total { return sent }
+    if sent == buffers.total {
+      if let thread { AutoCork.wrote(description, thread, sent, at: sentAt, isHeld: isHeld) }
+      return sent
+    }
     if nonBlocking {
       if sent > 0 { return sent }
       guard !hasLooked, Resident.pollOnce(description.place.sources) else { return -Errno.again }
@@ -175,19 +185,19 @@ func sendLent(
 /// Hands the stack as much as it takes.
 @inline(__always)
 private func putStream(
-  _ shard: UnsafeMutablePointer<Shard>, _ handle: SocketHandle, _ buffers: Buffers, _ flags: Int32, _ sent: inout Int,
-  _ now: Instant
+  _ shard: UnsafeMutablePointer<Shard>, _ handle: SocketHandle, _ buffers: Buffers, _ flags: Int32, holds: Bool,
+  _ sent: inout Int, _ now: Instant
 ) throws(SocketError) -> Int {
   if sent > 0 {
     let level = shard.pointee.stack.readiness(handle).rawValue
     if level & (PollEvent.error | PollEvent.hangUp) != 0 { throw .brokenPipe }
   }
-  let more: SendFlags = flags & MessageFlag.more != 0 ? .more : []
+  let last: SendFlags = flags & MessageFlag.more != 0 ? .more : holds ? .hold : []
   repeat {
     let (piece, isLast) = buffers.piece(at: sent)
     // No partial segment between the pieces of one call.
     let n = try shard.pointee.stack.send(
-      handle, UnsafeRawBufferPointer(piece), flags: isLast ? more : .more, now: now)
+      handle, UnsafeRawBufferPointer(piece), flags: isLast ? last : .more, now: now)
     sent += n
     if n < piece.count { throw .wouldBlock }
   } while sent < buffers.total

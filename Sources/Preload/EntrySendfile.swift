@@ -73,7 +73,7 @@ public func entrySendfile(
   _ fd: Int32, _ entry: UInt64, _ input: Int32, _ offset: UnsafeMutablePointer<Int64>?, _ count: Int,
   _ stretch: UnsafeMutableRawPointer, _ stretchSize: Int
 ) -> Int {
-  withSocket(fd, entry) { description in
+  withSocket(fd, entry, sends: true) { description in
     if description.pointee.side == .undecided { return passToKernel }
     if description.pointee.kind == .datagram { return -Errno.invalid }
     if anp_fd_look_up(input) != 0 { return -Errno.invalid }

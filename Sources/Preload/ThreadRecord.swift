@@ -46,6 +46,8 @@ struct ThreadRecord: ~Copyable, Pooled {
   let sleeping = Atomic<UInt32>(0)
   /// Home of the wake eventfd (anp_internal_adopt), -1 until needed.
   let eventDescriptor: UnsafeMutablePointer<Int32>
+  /// What its last call wrote to, where that was little (AutoCork).
+  var lastWrite = LastWrite()
   /// This thread's bit in the sockets' poller masks, -1 = none.
   var pollerSlot: Int32 = -1
   let usesSharedSlot = Atomic<Bool>(false)
@@ -212,6 +214,7 @@ enum Threads {
 
   private static func end(_ thread: ThreadPointer) {
     anp_enter()
+    AutoCork.end(thread)
     thread.pointee.reapAll()
     Pollers.leave(thread)
     anp_state_lock()
@@ -221,10 +224,12 @@ enum Threads {
   }
 
   /// At every entry that may take or wait for something.
+  /// - Parameter entry: of the socket that the call sends to; 0 = it does something else.
   @inline(__always)
-  static func reapAbandonedCalls() {
+  static func noteCall(sendingTo entry: UInt64 = 0) {
     guard let record = anp_thread_record() else { return }
     let thread = record.assumingMemoryBound(to: ThreadRecord.self)
+    if thread.pointee.lastWrite.entry != 0, thread.pointee.lastWrite.entry != entry { AutoCork.end(thread) }
     if thread.pointee.heldCount > 0 { reap(thread, anp_stack_depth()) }
   }
 

@@ -84,6 +84,9 @@ package struct Settings: Sendable {
   package var tcpMinSndMss = 48
   /// net.ipv4.tcp_notsent_lowat, bytes
   package var tcpNotsentLowat = Int(UInt32.max)
+  /// net.ipv4.tcp_autocorking, but as a time: how long a small write may wait for the one that always follows it; 0 = off. The clock
+  /// of timers has milliseconds.
+  package var tcpAutocorkingTime = Interval.milliseconds(1)
   /// net.ipv4.ip_default_ttl
   package var ipDefaultTTL: UInt8 = 64
   /// net.ipv4.ip_local_port_range

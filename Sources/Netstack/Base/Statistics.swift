@@ -26,7 +26,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case tcpFastRetrans, tcpLossProbes, tcpLossProbeRecovery, tcpSackRecovery, tcpRenoRecovery, tcpSpuriousRtxHost
   case tcpDSACKOldSent, tcpDSACKRecv, tcpPAWSEstab, tcpChallengeACK, tcpSYNChallenge, tcpAbortOnData, tcpAbortOnTimeout
   case tcpAbortOnClose, tcpAbortOnLinger, tcpAbortOnMemory, tcpKeepAlive, tcpZeroWindowProbes, tcpRcvPruned
-  case tcpRetransFail, tcpBacklogDrop, tcpUndo
+  case tcpRetransFail, tcpBacklogDrop, tcpUndo, tcpAutoCorking
 
   package var name: StaticString {
     switch self {
@@ -124,6 +124,7 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .tcpRetransFail: "TcpRetransFail"
     case .tcpBacklogDrop: "TcpBacklogDrop"
     case .tcpUndo: "TcpUndo"
+    case .tcpAutoCorking: "TcpAutoCorking"
     }
   }
 }

@@ -33,6 +33,8 @@ package struct SendFlags: OptionSet, Sendable {
   package static var more: SendFlags { SendFlags(rawValue: 1) }
   /// The bytes stay where they are, unchanged, until `settleLoan` has returned true: what is acknowledged by then is never copied.
   package static var lend: SendFlags { SendFlags(rawValue: 2) }
+  /// As `more`, but it is only a guess: where nothing is in flight, a partial segment is held back until the next `send` or `push`, for no longer than `Settings.tcpAutocorkingTime`.
+  package static var hold: SendFlags { SendFlags(rawValue: 4) }
 }
 
 /// Socket options whose value is one integer. Units are those of setsockopt; booleans are 0 and 1.

@@ -43,9 +43,13 @@ extension TransmissionControlBlock {
       wantsSpace = true
       throw .wouldBlock
     }
+    let mayHold = flags.contains(.hold) && snd.una == snd.nxt && dataEnd - snd.nxt + bytes.count < segmentPayload
     let n =
       flags.contains(.lend) ? sendBuffer.lend(bytes, limit: sendLimit) : sendBuffer.append(bytes, limit: sendLimit)
-    moreComing = flags.contains(.more)
+    // What was held back goes out with what has come now.
+    if isHeld, n > 0 { env.pointee.statistics.count(.tcpAutoCorking) }
+    isHeld = mayHold && n == bytes.count
+    moreComing = flags.contains(.more) || isHeld
     if n > 0 {
       env.pointee.statistics.count(.bytesIn, n)
       if !flags.contains(.lend) {
@@ -137,6 +141,7 @@ extension TransmissionControlBlock {
       return
     }
     moreComing = false
+    isHeld = false
     work.insert(.output)
     raise(.writable)
     if finReceived || readShutdown { raise(.hangUp) }

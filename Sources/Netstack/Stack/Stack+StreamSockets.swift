@@ -332,6 +332,21 @@ extension Stack {
     return n
   }
 
+  /// Whether what `send` with `.hold` took is still held back.
+  @inline(__always)
+  package func isHeld(_ socket: SocketHandle) -> Bool { tcbs.pointer(socket.slot)?.pointee.isHeld ?? false }
+
+  /// Nothing came after a `send` with `.hold`.
+  package mutating func push(_ socket: SocketHandle, now: Instant) {
+    guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.isHeld else { return }
+    environment.pointee.now = now
+    tcb.pointee.isHeld = false
+    tcb.pointee.moreComing = false
+    tcb.pointee.work.insert(.output)
+    noteWork(tcb)
+    flush()
+  }
+
   /// Whether `send` with `.lend` is of use: hardly anything waits in front of the new bytes, and they can leave at once.
   package func canLend(_ socket: SocketHandle) -> Bool {
     guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.state == .established, tcb.pointee.error == nil,

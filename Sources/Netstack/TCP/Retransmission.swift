@@ -50,6 +50,7 @@ extension TransmissionControlBlock {
     case .persist:
       return persistTimeout(env)
     case .cork:
+      isHeld = false
       work.formUnion([.output, .push])
       return .nothing
     }

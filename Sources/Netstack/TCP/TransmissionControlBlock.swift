@@ -142,6 +142,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var work = PendingWork()
   /// MSG_MORE was set on the last send: hold back a partial segment.
   var moreComing = false
+  /// It only may, and not for long (SendFlags.hold).
+  var isHeld = false
 
   // MARK: What was negotiated
   /// SMSS: largest payload to send, without options' bytes, bytes.

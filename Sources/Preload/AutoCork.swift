@@ -1,0 +1,82 @@
+// Owns: two small writes that always come one right behind the other (a header, a body), joined into one segment. A kernel sends
+// the first at once, and both wake the peer; here the first waits in the send buffer for the second where experience says that
+// it is about to come. Linux's model: tcp_autocorking, which joins what comes while the device is busy.
+//
+//   write ── another write, next call of the thread, within 100 µs ──▶ a pair: the socket's `pairs` grows
+//   write ── any other call of the library ──▶ a single one: `pairs` shrinks
+//
+// Where a socket has had a row of pairs, the first write of the next is held back (SendFlags.hold), until
+//   the second comes            both go out together
+//   the thread calls anything   the first goes out before that call does its work, and the row is over
+//   a millisecond has passed    the stack's timer sends it (the program computes, or waits for something that is not ours)
+//
+// The thread remembers what it wrote to last, by table entry, so nothing has to be undone when the socket is closed meanwhile.
+
+import CSupport
+import Host
+import Netstack
+import Synchronization
+
+/// What the thread's last call wrote to, where that was little.
+struct LastWrite {
+  /// The table entry, with its generation; 0 = the last call was another.
+  var entry: UInt64 = 0
+  var at = Instant.zero
+  var isHeld = false
+  /// Another write to the same came before it.
+  var isPair = false
+}
+
+enum AutoCork {
+  /// More than this is worth a segment of its own.
+  static var most: Int { 1024 }
+  private static var pairGap: Interval { .microseconds(100) }
+  /// So many pairs in a row, and the next is believed in.
+  private static var enough: Int8 { 4 }
+  private static var certain: Int8 { 8 }
+  /// After a guess that was wrong.
+  private static var disbelief: Int8 { -32 }
+
+  /// Whether a write of `count` bytes is to be held back: the first of a pair, as far as one can tell.
+  @inline(__always)
+  static func mayHold(_ description: DescriptionPointer, _ thread: ThreadPointer, _ count: Int) -> Bool {
+    thread.pointee.lastWrite.entry != description.tableEntry && count <= most
+      && description.pointee.pairs.load(ordering: .relaxed) >= enough
+      && description.pointee.shard.unsafelyUnwrapped.pointee.joinsWrites
+  }
+
+  /// A write has been taken whole.
+  @inline(__always)
+  static func wrote(
+    _ description: DescriptionPointer, _ thread: ThreadPointer, _ count: Int, at now: Instant, isHeld: Bool
+  ) {
+    let entry = description.tableEntry
+    let isSecond = thread.pointee.lastWrite.entry == entry
+    if isSecond {
+      let pairs = description.pointee.pairs.load(ordering: .relaxed)
+      let isPair = now - thread.pointee.lastWrite.at < pairGap
+      description.pointee.pairs.store(isPair ? min(pairs + 1, certain) : disbelief, ordering: .relaxed)
+    }
+    thread.pointee.lastWrite = count <= most ? LastWrite(entry: entry, at: now, isHeld: isHeld, isPair: isSecond) : LastWrite()
+  }
+
+  /// The thread does something else after a small write.
+  @inline(never)
+  static func end(_ thread: ThreadPointer) {
+    let last = thread.pointee.lastWrite
+    thread.pointee.lastWrite = LastWrite()
+    if last.isPair { return }
+    guard let description = acquireDescription(last.entry) else { return }
+    let pairs = description.pointee.pairs.load(ordering: .relaxed)
+    if last.isHeld {
+      description.pointee.pairs.store(disbelief, ordering: .relaxed)
+      _ = withShard(description) { shard, now throws(SocketError) in
+        shard.pointee.stack.push(description.pointee.handle, now: now)
+        return 0
+      }
+    } else if pairs > 0 {
+      description.pointee.pairs.store(pairs - 1, ordering: .relaxed)
+    }
+    description.release()
+  }
+}
