@@ -285,7 +285,8 @@ package struct HostConfiguration {
   private mutating func parseCoalesce(_ value: UnsafePointer<CChar>) throws(ConfigurationError) {
     let error = ConfigurationError(
       variable: "ANP_COALESCE", value: value,
-      expected: "rx-usecs:N, tx-usecs:N or both, separated by a comma, with up to 100000 microseconds, such as rx-usecs:50")
+      expected:
+        "rx-usecs:N, tx-usecs:N or both, separated by a comma, with up to 100000 microseconds, such as rx-usecs:50")
     var cursor = TextCursor(cString: value)
     guard !cursor.atEnd else { return }
     repeat {

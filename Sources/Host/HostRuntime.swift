@@ -114,7 +114,7 @@ package enum HostRuntime {
   ) -> HostStartError? {
     let device = queues.first
     guard let seed = Entropy.word(), let k0 = Entropy.word(), let k1 = Entropy.word() else {
-      return giveUp(queues, "getrandom is refused: no secret to start with")
+      return Self.giveUp(queues, "getrandom is refused: no secret to start with")
     }
     // A child adds a section to its parent's capture instead of wiping it out.
     let forked = anp_host().pointee.forked != 0
@@ -130,9 +130,16 @@ package enum HostRuntime {
       return .badConfiguration
     }
     var timers = InlineArray<8, Int32>(repeating: -1)
+    func giveUp(_ why: StaticString) -> HostStartError {
+      for i in timers.indices { anp_close(timers[i]) }
+      anp_close(log)
+      anp_close(capture)
+      anp_close(statistics)
+      return Self.giveUp(queues, why)
+    }
     for i in 0..<queues.count {
       timers[i] = anp_timer_make()
-      guard timers[i] >= 0 else { return giveUp(queues, "no descriptor left for the timer") }
+      guard timers[i] >= 0 else { return giveUp("no descriptor left for the timer") }
     }
 
     var wanted = StackConfiguration()
@@ -149,6 +156,8 @@ package enum HostRuntime {
     if statistics >= 0 { drops = ExitStatistics.queueDrops(link.device) ?? 0 }
     let recording = Capture(descriptor: capture, interface: link.device, linkType: device.capabilities.linkType)
     let shards = UnsafeMutablePointer<Shard>.allocate(capacity: queues.count)
+    let gate = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
+    gate.initialize(to: 0)
     for i in 0..<queues.count {
       wanted.stackIndex = i
       wanted.seed = seed &+ UInt64(i)
@@ -158,7 +167,7 @@ package enum HostRuntime {
       Shard.make(
         at: shards + i,
         ShardParts(
-          index: i, stack: stack, device: queues[i], deviceName: link.device, timer: timers[i],
+          index: i, gate: gate, stack: stack, device: queues[i], deviceName: link.device, timer: timers[i],
           ringSize: configuration.pointee.receiveRing, budget: configuration.pointee.budget,
           busyPoll: configuration.pointee.busyPoll, offloads: configuration.pointee.offloads,
           coalesce: configuration.pointee.coalesce, joinsWrites: configuration.pointee.transmitCoalesce > 0,
@@ -177,13 +186,13 @@ package enum HostRuntime {
       // The announcement of our address goes out here.
       shard.pointee.unlock()
     }
-    // From here on frames come in, and may be another shard's.
-    anp_store_pointer(&anp_host().pointee.shard, shards)
     for i in 0..<queues.count where RxThread.start(shards + i) != 0 {
-      anp_store_pointer(&anp_host().pointee.shard, nil)
-      for timer in timers.indices { anp_close(timers[timer]) }
-      return giveUp(queues, "no thread can be started")
+      anp_store_word(gate, 2)
+      return giveUp("no thread can be started")
     }
+    anp_store_pointer(&anp_host().pointee.shard, shards)
+    // From here on frames come in, and may be another shard's.
+    anp_store_word(gate, 1)
     KeeperDrain.start()
     anp_host().pointee.printed_error = 0
     return nil

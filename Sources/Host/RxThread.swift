@@ -23,6 +23,8 @@ enum RxThread {
   }
 
   private static func run(_ shard: UnsafeMutablePointer<Shard>) {
+    while anp_load_word(shard.pointee.gate) == 0 { anp_sleep(20_000) }
+    if anp_load_word(shard.pointee.gate) == 2 { return }
     var watch = Watch()
     while true {
       let events = Int(anp_event_wait(shard.pointee.sleep, watch.state == .device ? 1 : 0, watch.timeout))

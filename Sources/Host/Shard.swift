@@ -56,6 +56,8 @@ package struct Shard: ~Copyable {
   /// What anp-rx sleeps on; it looks without the lock.
   let sleep: UnsafeMutablePointer<anp_sleep_numbers>
 
+  /// What anp-rx waits for before it does anything: 1 = go, 2 = leave, not all threads could be started.
+  let gate: UnsafeMutablePointer<UInt32>
   let started: Instant
   let deviceName: UnsafePointer<CChar>
   /// Whose stack this is; the keeper is another process.
@@ -66,6 +68,7 @@ package struct Shard: ~Copyable {
   private init(at here: UnsafeMutablePointer<Shard>, _ parts: ShardParts) {
     self.here = here
     index = parts.index
+    gate = parts.gate
     scratch = .allocate(byteCount: Self.scratchSize, alignment: 64)
     stackAddress = parts.stack
     deviceName = parts.deviceName
@@ -296,6 +299,7 @@ struct ShardWork {
 /// What a shard is made of.
 struct ShardParts {
   var index: Int
+  var gate: UnsafeMutablePointer<UInt32>
   var stack: UnsafeMutablePointer<Stack>
   var device: TAPDevice
   var deviceName: UnsafePointer<CChar>

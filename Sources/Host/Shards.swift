@@ -47,6 +47,12 @@ extension HostRuntime {
   @inline(__always)
   package static func shard(at index: Int) -> UnsafeMutablePointer<Shard> { shard.unsafelyUnwrapped + index }
 
+  /// Whether it is one of those that run: a forked child's copies of its parent's are not.
+  package static func isRunning(_ shard: UnsafeMutablePointer<Shard>) -> Bool {
+    guard let first = self.shard else { return false }
+    return shard >= first && shard < first + shardCount
+  }
+
   @inline(__always)
   package static func lock(_ mask: ShardMask) {
     var left = mask

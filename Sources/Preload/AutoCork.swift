@@ -57,7 +57,8 @@ enum AutoCork {
       let isPair = now - thread.pointee.lastWrite.at < pairGap
       description.pointee.pairs.store(isPair ? min(pairs + 1, certain) : disbelief, ordering: .relaxed)
     }
-    thread.pointee.lastWrite = count <= most ? LastWrite(entry: entry, at: now, isHeld: isHeld, isPair: isSecond) : LastWrite()
+    thread.pointee.lastWrite =
+      count <= most ? LastWrite(entry: entry, at: now, isHeld: isHeld, isPair: isSecond) : LastWrite()
   }
 
   /// The thread does something else after a small write.

@@ -198,7 +198,7 @@ extension UnsafeMutablePointer where Pointee == Description {
 
   @inline(never)
   private func finish() {
-    if pointee.side == .stack, let shard = pointee.shard {
+    if pointee.side == .stack, let shard = pointee.shard, HostRuntime.isRunning(shard) {
       if pointee.isEverywhere.load(ordering: .relaxed) {
         Spread.close(self)
       } else {

@@ -102,15 +102,7 @@ private func connectStream(_ description: DescriptionPointer, _ endpoint: Endpoi
   while true {
     anp_wait_prepare()
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
-    let isEverywhere = description.pointee.isEverywhere.load(ordering: .relaxed)
-    let result =
-      isEverywhere
-      ? Spread.connect(description, endpoint)
-      : withShard(description) { shard, now throws(SocketError) in
-        description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
-        try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
-        return 0
-      }
+    let result = Spread.connect(description, endpoint)
     switch -result {
     case 0:
       description.pointee.connectUnreported = false
@@ -204,6 +196,8 @@ private func accept(
     if let (shard, handle) = source {
       let result = acceptReady(listener, shard, handle, address, length, flags)
       if result != -Errno.again { return result }
+      // Another thread took that one; in another shard there may be one more.
+      if listener.pointee.isEverywhere.load(ordering: .relaxed) { continue }
     }
     if listener.pointee.nonBlocking.load(ordering: .relaxed) {
       guard !hasLooked, Resident.pollOnce(listener.place.sources) else { return -Errno.again }

@@ -155,6 +155,12 @@ func watch(_ set: EpollSetPointer, _ epfd: Int32) {
 /// stand still. Nothing in them may be changed. `mask` is asked again under the locks: what it tells may have grown.
 @inline(__always)
 func withReadinessLocked(_ mask: () -> ShardMask, _ body: () -> Int) -> Int {
+  withReadinessLocked(mask) { (_: ShardMask) in body() }
+}
+
+/// `body` is told which shards are locked.
+@inline(__always)
+func withReadinessLocked(_ mask: () -> ShardMask, _ body: (ShardMask) -> Int) -> Int {
   var held = mask()
   HostRuntime.lock(held)
   anp_state_lock()
@@ -167,7 +173,7 @@ func withReadinessLocked(_ mask: () -> ShardMask, _ body: () -> Int) -> Int {
     HostRuntime.lock(held)
     anp_state_lock()
   }
-  let result = body()
+  let result = body(held)
   anp_state_unlock()
   HostRuntime.unlockUnchanged(held)
   Wakes.afterUnlock()

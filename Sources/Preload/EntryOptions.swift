@@ -170,7 +170,6 @@ private struct Answer {
 }
 
 private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answer: Answer) -> Int {
-  let handle = description.pointee.handle
   switch route {
   case .type: return answer.write(description.pointee.kind == .stream ? SocketType.stream : SocketType.datagram)
   case .domain: return answer.write(description.pointee.family)
@@ -184,14 +183,14 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answ
   case .pendingError:
     var errno: Int32 = 0
     _ = withShard(description) { shard, _ throws(SocketError) in
-      if let error = shard.pointee.stack.takeError(handle) { errno = Int32(error.errno) }
+      if let error = shard.pointee.stack.takeError(description.pointee.handle) { errno = Int32(error.errno) }
       return 0
     }
     return answer.write(errno)
   case .linger:
     var seconds = 0
     let result = withShard(description) { shard, _ throws(SocketError) in
-      seconds = try shard.pointee.stack.option(handle, .linger)
+      seconds = try shard.pointee.stack.option(description.pointee.handle, .linger)
       return 0
     }
     if result != 0 { return result }
@@ -203,7 +202,7 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answ
   case .stack(let option):
     var number = 0
     let result = withShard(description) { shard, _ throws(SocketError) in
-      number = try shard.pointee.stack.option(handle, option)
+      number = try shard.pointee.stack.option(description.pointee.handle, option)
       return 0
     }
     return result != 0 ? result : answer.write(Int32(truncatingIfNeeded: number))

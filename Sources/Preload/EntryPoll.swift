@@ -198,8 +198,16 @@ private func arm(_ call: Poll, _ thread: ThreadPointer, _ sleepsInKernel: Bool) 
 
 /// Computes the stack sockets' events, and with a `bit` asks to hear of changes to those.
 private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
+  while true {
+    // A number that becomes another socket meanwhile may be in a shard that is not locked.
+    if let look = tryToLook(call, bit) { return look }
+  }
+}
+
+private func tryToLook(_ call: Poll, _ bit: UInt64) -> Look? {
   var look = Look()
-  _ = withReadinessLocked({ locks(call) }) {
+  var isWhole = true
+  _ = withReadinessLocked({ locks(call) }) { held in
     for i in 0..<call.count {
       let fd = call.fds[i].fd
       guard fd >= 0 else { continue }
@@ -216,7 +224,10 @@ private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
         call.scratch[i].fd = -1
         if bit != 0 { description.pointee.pollers.bitwiseOr(bit, ordering: .sequentiallyConsistent) }
         let wanted = UInt32(UInt16(bitPattern: call.fds[i].events)) | PollEvent.error | PollEvent.hangUp
-        look.sources.formUnion(description.place.sources)
+        let place = description.place
+        if !held.contains(place.locks) { isWhole = false }
+        look.sources.formUnion(place.sources)
+        guard isWhole else { return 0 }
         let events = description.readinessLocked() & wanted
         call.fds[i].revents = Int16(truncatingIfNeeded: events)
         if events != 0 { look.ready += 1 }
@@ -231,7 +242,7 @@ private func lookAtStack(_ call: Poll, _ bit: UInt64) -> Look {
     }
     return 0
   }
-  return look
+  return isWhole ? look : nil
 }
 
 /// The shards of the sockets polled.

@@ -117,6 +117,18 @@ struct EpollSet: ~Copyable, Pooled {
     return seen == 1 << 31 ? .all : ShardMask(bits: seen & 0xff)
   }
 
+  /// In a forked child: its sockets were the parent's.
+  mutating func forgetPlaces() {
+    perShard = InlineArray(repeating: 0)
+    listening = 0
+    places.store(0, ordering: .relaxed)
+    var next = all
+    while let interest = next {
+      next = interest.pointee.nextOfSet
+      interest.pointee.place = .nowhere
+    }
+  }
+
   mutating func count(_ place: Place, _ n: Int32) {
     switch place {
     case .nowhere: return

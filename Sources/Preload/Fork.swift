@@ -18,14 +18,18 @@ public func entryInUse() -> Int32 { anp_fd_in_use() }
 @c(anp_entry_fork_prepare)
 public func entryForkPrepare() {
   anp_enter()
-  HostRuntime.lock(.all)
+  let shards = ShardMask.all
+  HostRuntime.lock(shards)
   anp_state_lock()
+  preload.pointee.lockedForFork = shards
 }
 
 @c(anp_entry_fork_parent)
 public func entryForkParent() {
+  // Another thread may have started the stack meanwhile.
+  let shards = preload.pointee.lockedForFork
   anp_state_unlock()
-  HostRuntime.unlock(.all)
+  HostRuntime.unlock(shards)
   Wakes.afterUnlock()
   anp_leave()
 }
@@ -45,6 +49,7 @@ public func entryForkChild() {
   preload.pointee.wordSleepers.store(0, ordering: .relaxed)
   for index in 0..<preload.pointee.epollSets.made {
     let set = preload.pointee.epollSets.record(UInt32(index))
+    set.pointee.forgetPlaces()
     set.pointee.eventRegistered = false
     set.pointee.eventSignalled = false
     set.pointee.wordWaiters.store(0, ordering: .relaxed)

@@ -54,16 +54,9 @@ enum Sides {
     if result == 0 { Wakes.everything(description) }
     shard.pointee.unlock()
     if result == 0, description.pointee.boundToEphemeral, Spread.isNeeded(description) {
-      result = bindEverywhere(description, fd)
+      result = Spread.bindAsPlaceholder(description, placeholderPort(fd))
     }
     return result
-  }
-
-  /// The port that the placeholder has, in all shards; where another thread was faster it is bound already.
-  private static func bindEverywhere(_ description: DescriptionPointer, _ fd: Int32) -> Int {
-    if description.pointee.isEverywhere.load(ordering: .relaxed) { return 0 }
-    let result = Spread.bind(description, Endpoint(.anyIPv4, placeholderPort(fd)))
-    return result == -Errno.addressInUse ? Spread.bind(description, Endpoint(.anyIPv4, 0)) : result
   }
 
   private static func open(_ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>) -> Int
@@ -74,9 +67,9 @@ enum Sides {
     case .undecided: break
     }
     let now = shard.pointee.now()
+    var handle = description.pointee.handle
     let result = kernelStyle { () throws(SocketError) -> Int in
-      description.pointee.handle = try shard.pointee.stack.open(
-        description.pointee.kind, cookie: description.pointee.cookie, now: now)
+      handle = try shard.pointee.stack.open(description.pointee.kind, cookie: description.pointee.cookie, now: now)
       return 0
     }
     if result != 0 { return result }
@@ -84,38 +77,43 @@ enum Sides {
       guard let value = description.pointee.recorded.value(option) else { continue }
       // The placeholder has accepted the value; where the stack knows better, its default stays.
       _ = kernelStyle { () throws(SocketError) -> Int in
-        try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
+        try shard.pointee.stack.setOption(handle, option, Int(value), now: now)
         return 0
       }
     }
+    var bound = 0
     if description.pointee.boundToEphemeral, !Spread.isNeeded(description) {
-      let bound = bindAsPlaceholder(description, fd, shard, now)
-      if bound != 0 {
-        shard.pointee.stack.setCookie(description.pointee.handle, 0)
-        shard.pointee.stack.close(description.pointee.handle, now: now)
-        return bound
-      }
+      bound = bindAsPlaceholder(handle, fd, shard, now)
     }
-    description.pointee.setShard(shard)
+    // Another thread may have decided meanwhile, with another shard's lock or none.
     anp_state_lock()
-    description.pointee.setSide(.stack)
-    Epoll.placeLocked(description)
+    let side = description.pointee.side
+    let isMine = bound == 0 && side == .undecided
+    if isMine {
+      description.pointee.handle = handle
+      description.pointee.setShard(shard)
+      description.pointee.setSide(.stack)
+      Epoll.placeLocked(description)
+    }
     anp_state_unlock()
-    return 0
+    if isMine { return 0 }
+    shard.pointee.stack.setCookie(handle, 0)
+    shard.pointee.stack.close(handle, now: now)
+    return side == .kernel ? passToKernel : side == .stack ? 0 : bound
   }
 
   /// The port that the placeholder got, because getsockname may have told it to the program; any other if that is taken.
   private static func bindAsPlaceholder(
-    _ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
+    _ handle: SocketHandle, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
   ) -> Int {
     let port = placeholderPort(fd)
     let wanted = kernelStyle { () throws(SocketError) -> Int in
-      try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, port), now: now)
+      try shard.pointee.stack.bind(handle, to: Endpoint(.anyIPv4, port), now: now)
       return 0
     }
     if wanted == 0 { return 0 }
     return kernelStyle { () throws(SocketError) -> Int in
-      try shard.pointee.stack.bind(description.pointee.handle, to: Endpoint(.anyIPv4, 0), now: now)
+      try shard.pointee.stack.bind(handle, to: Endpoint(.anyIPv4, 0), now: now)
       return 0
     }
   }

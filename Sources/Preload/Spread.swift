@@ -8,8 +8,8 @@
 //   listen                   all listen; what waits for accept is counted together (Netstack's ListenQueue)
 //   accept                   takes from the calling thread's shard first, then from the others
 //
-// All of it is done with all shards locked, but for accept and close, which take one after the other. Datagram sockets are in
-// the first shard.
+// All of it is done with all shards locked, but for accept, which takes one after the other. Datagram sockets are in the first
+// shard.
 
 import CSupport
 import Host
@@ -47,13 +47,26 @@ enum Spread {
     _ description: DescriptionPointer,
     _ operation: (UnsafeMutablePointer<Shard>, SocketHandle, Instant) throws(SocketError) -> Void
   ) -> Int {
-    guard description.pointee.isEverywhere.load(ordering: .relaxed) else {
-      return withShard(description) { shard, now throws(SocketError) in
-        try operation(shard, description.pointee.handle, now)
+    withOneOr(description, operation) { now throws(SocketError) in try forEach(description, now, operation) }
+  }
+
+  /// Runs `one` with the socket's shard locked where it is in one only, else `all` with all of them. Which of the two stands firm only
+  /// under a lock.
+  private static func withOneOr(
+    _ description: DescriptionPointer,
+    _ one: (UnsafeMutablePointer<Shard>, SocketHandle, Instant) throws(SocketError) -> Void,
+    _ all: (Instant) throws(SocketError) -> Void
+  ) -> Int {
+    var isEverywhere = description.pointee.isEverywhere.load(ordering: .relaxed)
+    if !isEverywhere {
+      let result = withShard(description) { shard, now throws(SocketError) in
+        isEverywhere = description.pointee.isEverywhere.load(ordering: .relaxed)
+        if !isEverywhere { try one(shard, description.pointee.handle, now) }
         return 0
       }
+      if !isEverywhere { return result }
     }
-    return withAll { now throws(SocketError) in try forEach(description, now, operation) }
+    return withAll(all)
   }
 
   private static func forEach(
@@ -130,6 +143,24 @@ enum Spread {
     withAll { now throws(SocketError) in try bind(description, local, now) }
   }
 
+  /// The port that the placeholder has, or any other; nothing where another call has given it one, or connected it, by now.
+  static func bindAsPlaceholder(_ description: DescriptionPointer, _ port: UInt16) -> Int {
+    withAll { now throws(SocketError) in
+      let stack = description.pointee.shard.unsafelyUnwrapped
+      if stack.pointee.stack.hasPort(description.pointee.handle)
+        || !stack.pointee.stack.isIdle(description.pointee.handle)
+      {
+        return
+      }
+      do throws(SocketError) {
+        try bind(description, Endpoint(.anyIPv4, port), now)
+      } catch {
+        guard error == .addressInUse else { throw error }
+        try bind(description, Endpoint(.anyIPv4, 0), now)
+      }
+    }
+  }
+
   static func listen(_ description: DescriptionPointer, backlog: Int) -> Int {
     withAll { now throws(SocketError) in
       let own = description.pointee.shard.unsafelyUnwrapped
@@ -140,8 +171,17 @@ enum Spread {
           try bind(description, Endpoint(own.pointee.stack.localEndpoint(description.pointee.handle).address, 0), now)
         }
       }
-      try forEach(description, now) { shard, handle, now throws(SocketError) in
-        try shard.pointee.stack.listen(handle, backlog: backlog, now: now)
+      do throws(SocketError) {
+        try forEach(description, now) { shard, handle, now throws(SocketError) in
+          try shard.pointee.stack.listen(handle, backlog: backlog, now: now)
+        }
+      } catch {
+        if !isListening {
+          try forEach(description, now) { shard, handle, now throws(SocketError) in
+            if shard.pointee.stack.isListening(handle) { try shard.pointee.stack.disconnect(handle, now: now) }
+          }
+        }
+        throw error
       }
       if isListening { return }
       let queue = description.pointee.listenQueueMemory ?? .allocate(capacity: 1)
@@ -152,9 +192,12 @@ enum Spread {
     }
   }
 
-  /// The first step of a connect of a bound socket: what the stack says to it.
+  /// A step of a stream's connect: what the stack says to it.
   static func connect(_ description: DescriptionPointer, _ remote: Endpoint) -> Int {
-    withAll { now throws(SocketError) in
+    withOneOr(description) { shard, handle, now throws(SocketError) in
+      description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
+      try shard.pointee.stack.connect(handle, to: remote, now: now)
+    } _: { now throws(SocketError) in
       let replicas = description.pointee.replicas.unsafelyUnwrapped
       let own = description.pointee.shard.unsafelyUnwrapped
       if own.pointee.stack.isIdle(description.pointee.handle),
@@ -197,8 +240,7 @@ enum Spread {
     _ description: DescriptionPointer,
     _ operation: (UnsafeMutablePointer<Shard>, SocketHandle, Instant) throws(SocketError) -> Void
   ) -> Int {
-    guard description.pointee.isEverywhere.load(ordering: .relaxed) else { return withEach(description, operation) }
-    return withAll { now throws(SocketError) in
+    withOneOr(description, operation) { now throws(SocketError) in
       try forEach(description, now, operation)
       let own = description.pointee.shard.unsafelyUnwrapped
       if description.pointee.listenQueue.load(ordering: .relaxed) != 0,
@@ -229,10 +271,14 @@ enum Spread {
   }
 
   static func close(_ description: DescriptionPointer) {
-    setListening(description, nil)
-    let replicas = description.pointee.replicas.unsafelyUnwrapped
-    for i in 0..<HostRuntime.shardCount { close(replicas[i], in: HostRuntime.shard(at: i)) }
-    description.pointee.isEverywhere.store(false, ordering: .relaxed)
+    _ = withAll { now throws(SocketError) in
+      setListening(description, nil)
+      try forEach(description, now) { shard, handle, now throws(SocketError) in
+        shard.pointee.stack.setCookie(handle, 0)
+        shard.pointee.stack.close(handle, now: now)
+      }
+      description.pointee.isEverywhere.store(false, ordering: .relaxed)
+    }
   }
 
   static func close(_ handle: SocketHandle, in shard: UnsafeMutablePointer<Shard>) {

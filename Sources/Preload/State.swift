@@ -16,6 +16,8 @@ struct PreloadState: ~Copyable {
   var threads = Pool<ThreadRecord>(maximum: 1 << 16)
   /// Poller slot → thread (see Pollers).
   let pollerSlots: UnsafeMutablePointer<UnsafeMutablePointer<ThreadRecord>?>
+  /// The locks that fork holds.
+  var lockedForFork = ShardMask.none
   /// For each shard, who waits for it.
   let waiting: UnsafeMutablePointer<ShardWaiting>
   /// Threads that sleep on futex words. Too high after abandoned waits that left no note.
@@ -36,6 +38,8 @@ struct ShardWaiting: ~Copyable {
   let residentWord = Atomic<UInt>(0)
   /// Threads that sleep otherwise. Too high after abandoned waits that left no note.
   let sleepers = Atomic<Int32>(0)
+  /// A cache line for each: two shards' threads write all the time.
+  private let padding = InlineArray<5, UInt64>(repeating: 0)
 }
 
 nonisolated(unsafe) let preload: UnsafeMutablePointer<PreloadState> = {

@@ -163,6 +163,8 @@ struct ThreadRecord: ~Copyable, Pooled {
 extension HeldReference {
   /// Of a call that will not return.
   func giveBackSleep() {
+    // A forked child forgets who slept.
+    guard HostRuntime.shard != nil else { return }
     switch sleep {
     case .none: break
     case .onWord: Resident.endSleeper(sources, onWord: true)

@@ -8,6 +8,7 @@
 //
 // The owner of a packet put together from fragments may be yet another, so there may be a second round, but no third.
 
+import Synchronization
 import Wire
 
 extension Stack {
@@ -99,6 +100,8 @@ extension Stack {
     tcb.pointee.options = like.options
     tcb.pointee.congestion.use(like.options.congestion)
     tcb.pointee.receiveSpace = like.receiveSpace
+    tcb.pointee.rcv.shift = like.windowShift
+    tcb.pointee.interactive = like.interactive
     tcb.pointee.advertisedSegment = like.advertisedSegment
     return SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index))
   }
@@ -106,8 +109,8 @@ extension Stack {
   package func likeness(of socket: SocketHandle) throws(SocketError) -> StreamLikeness {
     let tcb = try stream(socket)
     return StreamLikeness(
-      options: tcb.pointee.options, receiveSpace: tcb.pointee.receiveSpace,
-      advertisedSegment: tcb.pointee.advertisedSegment)
+      options: tcb.pointee.options, receiveSpace: tcb.pointee.receiveSpace, windowShift: tcb.pointee.rcv.shift,
+      interactive: tcb.pointee.interactive, advertisedSegment: tcb.pointee.advertisedSegment)
   }
 
   /// Undoes a bind that was not possible in another stack.
@@ -123,6 +126,8 @@ extension Stack {
   package mutating func join(_ socket: SocketHandle, _ queue: ListenQueuePointer) {
     guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.listenQueue == nil else { return }
     tcb.pointee.listenQueue = queue
+    queue.pointee.accepted.add(tcb.pointee.acceptCount, ordering: .sequentiallyConsistent)
+    queue.pointee.handshakes.add(tcb.pointee.synCount, ordering: .relaxed)
   }
 
   /// Neither connected nor about to be, and no error waits to be told.
@@ -151,5 +156,7 @@ extension Stack {
 package struct StreamLikeness {
   let options: StreamOptions
   let receiveSpace: Int
+  let windowShift: UInt8
+  let interactive: Bool
   let advertisedSegment: Int
 }

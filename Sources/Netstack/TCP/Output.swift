@@ -412,7 +412,9 @@ extension TransmissionControlBlock {
     }
     // Held back by the program and not by the window, which may be smaller than a segment.
     if options.cork || moreComing, snd.edge >= dataEnd, dataEnd - snd.nxt < segmentPayload {
-      if sendTimer == .idle { arm(.cork, after: isHeld ? env.pointee.settings.tcpAutocorkingTime : .milliseconds(200), env) }
+      if sendTimer == .idle {
+        arm(.cork, after: isHeld ? env.pointee.settings.tcpAutocorkingTime : .milliseconds(200), env)
+      }
       return
     }
     if sendTimer != .persist {
