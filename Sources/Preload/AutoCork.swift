@@ -34,7 +34,7 @@ enum AutoCork {
   /// So many pairs in a row, and the next is believed in.
   private static var enough: Int8 { 4 }
   private static var certain: Int8 { 8 }
-  /// After a guess that was wrong.
+  /// After a guess that was wrong and made a write late.
   private static var disbelief: Int8 { -32 }
 
   /// Whether a write of `count` bytes is to be held back: the first of a pair, as far as one can tell.
@@ -55,7 +55,8 @@ enum AutoCork {
     if isSecond {
       let pairs = description.pointee.pairs.load(ordering: .relaxed)
       let isPair = now - thread.pointee.lastWrite.at < pairGap
-      description.pointee.pairs.store(isPair ? min(pairs + 1, certain) : disbelief, ordering: .relaxed)
+      let otherwise = thread.pointee.lastWrite.isHeld ? disbelief : 0
+      description.pointee.pairs.store(isPair ? min(pairs + 1, certain) : otherwise, ordering: .relaxed)
     }
     thread.pointee.lastWrite =
       count <= most ? LastWrite(entry: entry, at: now, isHeld: isHeld, isPair: isSecond) : LastWrite()
@@ -70,8 +71,10 @@ enum AutoCork {
     guard let description = acquireDescription(last.entry) else { return }
     let pairs = description.pointee.pairs.load(ordering: .relaxed)
     if last.isHeld {
-      description.pointee.pairs.store(disbelief, ordering: .relaxed)
       _ = withShard(description) { shard, now throws(SocketError) in
+        // Where the timer was faster the peer has waited for it.
+        let isInTime = shard.pointee.stack.isHeld(description.pointee.handle)
+        description.pointee.pairs.store(isInTime ? 0 : disbelief, ordering: .relaxed)
         shard.pointee.stack.push(description.pointee.handle, now: now)
         return 0
       }

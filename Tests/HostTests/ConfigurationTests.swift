@@ -59,6 +59,14 @@ struct ConfigurationTests {
     #expect(c.mtu == 9000 && c.receiveRing == 256 && c.budget == 16 && c.busyPoll == 20 && c.queues == 2)
   }
 
+  @Test("coalescing has two directions, each by itself or both")
+  func coalescing() {
+    #expect(configuration([:]).coalesce == 0 && configuration([:]).transmitCoalesce == 1000)
+    #expect(configuration(["ANP_COALESCE": "rx-usecs:50"]).coalesce == 50)
+    let both = configuration(["ANP_COALESCE": "tx-usecs:0,rx-usecs:7"])
+    #expect(both.error == nil && both.coalesce == 7 && both.transmitCoalesce == 0)
+  }
+
   @Test("offloads are taken away and given back one by one; without the variable all are on")
   func offloads() {
     #expect(configuration([:]).offloads == .all)
@@ -96,7 +104,8 @@ struct ConfigurationTests {
       ("ANP_MTU", "67"), ("ANP_MTU", "65522"), ("ANP_MTU", "1500x"), ("ANP_MTU", "-1"),
       ("ANP_MTU", "99999999999999999999"),
       ("ANP_RING", "rx:0"), ("ANP_OFFLOAD", "-lso"), ("ANP_OFFLOAD", "-tso,"), ("ANP_OFFLOAD", "-tso -gro"),
-      ("ANP_COALESCE", "50"), ("ANP_COALESCE", "rx-usecs:1s"), ("ANP_RING", "64"), ("ANP_BUDGET", "0"),
+      ("ANP_COALESCE", "50"), ("ANP_COALESCE", "tx-usecs:"), ("ANP_COALESCE", "rx-usecs:1,"),
+      ("ANP_COALESCE", "rx-usecs:1s"), ("ANP_RING", "64"), ("ANP_BUDGET", "0"),
       ("ANP_QUEUES", "0"), ("ANP_QUEUES", "9"), ("ANP_QUEUES", "two"),
       ("ANP_BUSY_POLL", "on"), ("ANP_BUSY_POLL", "5us"),
       ("ANP_TAKE", "10.0.0.0/33"), ("ANP_TAKE", "10.0.0.0/8,"), ("ANP_BYPASS", "everything"),
