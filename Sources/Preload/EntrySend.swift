@@ -160,15 +160,20 @@ func sendLent(
     before = rest
     let isDone = !hasNews || rest <= copiedBytes || idleTurns > 3
     if isDone, rest > 0, let file {
-      shard.pointee.unlock()
-      let copy = file.read(endingAt: taken, last: rest)
-      shard.pointee.lock()
-      let replaced = shard.pointee.stack.replaceLent(handle, with: copy, endingBefore: rest &- copy.count)
+      let room = shard.pointee.stack.reserveForLoan(handle)
       shard.pointee.unlock()
       isCopied = true
       hasNews = false
-      // No room before a frame that is being written is out.
-      if replaced == 0 { anp_yield() }
+      if let room {
+        file.read(at: taken &- rest, into: room.0)
+        file.read(at: taken &- rest &+ room.0.count, into: room.1)
+        shard.pointee.lock()
+        shard.pointee.stack.takeOverLoan(handle)
+        shard.pointee.unlock()
+      } else {
+        // No room before a frame that is being written is out.
+        anp_yield()
+      }
       continue
     }
     let isSettled = isDone && shard.pointee.stack.settleLoan(handle)

@@ -16,27 +16,25 @@ struct FileStretch {
   var descriptor: Int32
   /// Where in the file they begin.
   var position: Int64
-  /// Memory for what is copied after all.
-  var memory: UnsafeMutableRawBufferPointer
 
-  /// The first of the `last` bytes before `end` (counted from `base`), as many as there is memory for. The kernel copies: for it, a
-  /// page that is no more is an error.
-  func read(endingAt end: Int, last: Int) -> UnsafeRawBufferPointer {
-    let n = min(last, memory.count)
-    let start = end &- last
+  /// Fills `memory` with the bytes from `offset` (counted from `base`) on. The kernel copies: for it, a page that is no more is an
+  /// error, and zeros take its place.
+  func read(at offset: Int, into memory: UnsafeMutableRawBufferPointer) {
+    guard let start = memory.baseAddress else { return }
     var done = 0
-    while done < n {
-      let to = memory.baseAddress! + done
-      var length = anp_kernel_copy(to, base + (start &+ done), n &- done)
+    while done < memory.count {
+      let to = start + done
+      var length = anp_kernel_copy(to, base + (offset &+ done), memory.count &- done)
       // Where a sandbox refuses it. By its number the file may be another by now, so this comes second.
       if length == -Errno.notPermitted || length == -Errno.noSystemCall {
-        length = anp_kernel_pread(descriptor, to, n &- done, position + Int64(start &+ done))
+        length = anp_kernel_pread(descriptor, to, memory.count &- done, position + Int64(offset &+ done))
       }
       if length <= 0 { break }
       done &+= length
     }
-    if done < n { (memory.baseAddress! + done).initializeMemory(as: UInt8.self, repeating: 0, count: n &- done) }
-    return UnsafeRawBufferPointer(rebasing: memory[..<n])
+    if done < memory.count {
+      (start + done).initializeMemory(as: UInt8.self, repeating: 0, count: memory.count &- done)
+    }
   }
 }
 
@@ -48,8 +46,7 @@ private var mappingUnit: Int64 { 65536 }
 
 /// Sends from the file's own pages. 0: this is not the moment.
 private func sendMapped(
-  _ description: DescriptionPointer, _ input: Int32, _ position: Int64, _ count: Int,
-  _ memory: UnsafeMutableRawBufferPointer
+  _ description: DescriptionPointer, _ input: Int32, _ position: Int64, _ count: Int
 ) -> Int {
   let length = min(count, largestMapping)
   guard length >= leastMapping, mayLendUntouched(description),
@@ -62,7 +59,7 @@ private func sendMapped(
   let taken = sendLent(
     description, UnsafeRawBufferPointer(start: base + skipped, count: length),
     length < count ? MessageFlag.more : 0, &isCopied,
-    of: FileStretch(base: base + skipped, descriptor: input, position: position, memory: memory))
+    of: FileStretch(base: base + skipped, descriptor: input, position: position))
   anp_kernel_unmap(base, skipped + length)
   return taken
 }
@@ -88,11 +85,7 @@ public func entrySendfile(
     var sent = 0
     var result = 0
     while sent < count {
-      let mapped =
-        size < 0
-        ? 0
-        : sendMapped(
-          description, input, position, count - sent, UnsafeMutableRawBufferPointer(start: stretch, count: stretchSize))
+      let mapped = size < 0 ? 0 : sendMapped(description, input, position, count - sent)
       if mapped > 0 {
         sent += mapped
         position += Int64(mapped)

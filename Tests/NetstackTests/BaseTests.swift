@@ -135,24 +135,37 @@ struct ByteRingTests {
     #expect(append([9], to: &ring) == 1 && read(ring, 0, 3) == [6, 7, 9])
   }
 
-  @Test("The first of the lent bytes are taken from elsewhere; what was acknowledged meanwhile is passed over")
-  func replacing() {
-    var ring = ByteRing()
-    #expect(append([1, 2], to: &ring) == 2)
-    let memory: [UInt8] = [3, 4, 5, 6, 7]
-    memory.withUnsafeBytes { lent in
-      #expect(ring.lend(lent, limit: 100) == 5)
-      // A copy of [3, 4, 5], which end 2 before the end; until it is here, 3 bytes have gone.
-      ring.drop(3)
-      let taken = [UInt8]([30, 40, 50]).withUnsafeBytes { ring.replaceLent(with: $0, endingBefore: 2) }
-      #expect(taken == 2 && ring.count == 4 && ring.lentCount == 2)
-      #expect(read(ring, 0, 4) == [40, 50, 6, 7])
-      let late = [UInt8]([50]).withUnsafeBytes { ring.replaceLent(with: $0, endingBefore: 2) }
-      #expect(late == 0 && ring.count == 4)
-      let isSettled = ring.settle()
-      #expect(isSettled)
+  @Test("A loan's place is taken by a copy that is made meanwhile; what was acknowledged by then is passed over")
+  func takingOver() throws {
+    for dropped in [0, 1, 2, 4, 7] {
+      var ring = ByteRing()
+      // Somewhere in the middle, so that the copy goes round the end.
+      #expect(append([UInt8](repeating: 0, count: 4094), to: &ring) == 4094)
+      #expect(append([1], to: &ring) == 1)
+      ring.drop(4094)
+      #expect(append([2], to: &ring) == 1)
+      let memory: [UInt8] = [3, 4, 5, 6, 7]
+      try memory.withUnsafeBytes { lent in
+        #expect(ring.lend(lent, limit: 100) == 5)
+        let room = ring.reserveForLoan()
+        let (first, second) = try #require(room)
+        #expect(first.count + second.count == 5)
+        let another = ring.reserveForLoan()
+        #expect(another == nil, "one copy at a time")
+        ring.drop(dropped)
+        ring.releaseMemory()
+        for (i, byte) in [30, 40, 50, 60, 70].enumerated() {
+          if i < first.count { first[i] = UInt8(byte) } else { second[i - first.count] = UInt8(byte) }
+        }
+        ring.takeOver()
+        let isSettled = ring.settle()
+        #expect(isSettled)
+      }
+      #expect(!ring.isLent && !ring.isPinned)
+      #expect(read(ring, 0, 7 - dropped) == Array([1, 2, 30, 40, 50, 60, 70][dropped...]))
+      #expect(append([8, 9], to: &ring) == 2)
+      #expect(read(ring, 0, 9 - dropped) == Array([1, 2, 30, 40, 50, 60, 70, 8, 9][dropped...]))
     }
-    #expect(!ring.isLent && read(ring, 0, 4) == [40, 50, 6, 7])
   }
 
   @Test("Bytes come out as they went in; the limit holds")

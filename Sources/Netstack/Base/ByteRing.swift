@@ -23,6 +23,9 @@ package struct ByteRing: ~Copyable {
   private var withheld = 0
   private var pins = 0
   private var retired: UnsafeMutableRawPointer?
+  /// Where a copy of the loan is being made (`reserveForLoan`) and how long the loan was then; 0 = none is.
+  private var reserved = 0
+  private var reservedCount = 0
 
   package init() {}
 
@@ -41,7 +44,7 @@ package struct ByteRing: ~Copyable {
   package var lentCount: Int { lent.count }
 
   /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many. Nothing may be lent, but for
-  /// these very bytes (`settle`, `replaceLent`).
+  /// these very bytes (`settle`).
   package mutating func append(_ bytes: UnsafeRawBufferPointer, limit: Int) -> Int {
     let wanted = min(bytes.count, limit - held)
     guard wanted > 0, let source = bytes.baseAddress else { return 0 }
@@ -64,21 +67,43 @@ package struct ByteRing: ~Copyable {
     return n
   }
 
-  /// The first bytes of what is still lent are from now on the ring's own, taken from `bytes` instead, which held them
-  /// `distance` before the loan's end; those that have been dropped meanwhile are passed over.
-  package mutating func replaceLent(with bytes: UnsafeRawBufferPointer, endingBefore distance: Int) -> Int {
-    let gone = distance + bytes.count - lent.count
-    guard gone < bytes.count else { return 0 }
-    // Room for all of the loan at once: while a frame is out, memory can change only once.
-    if held + withheld + lent.count > capacity { grow(toHold: held + withheld + lent.count) }
-    let n = append(UnsafeRawBufferPointer(rebasing: bytes[max(gone, 0)...]), limit: .max)
-    lent = UnsafeRawBufferPointer(rebasing: lent[n...])
-    return n
+  /// Room for a copy of what is still lent, in up to two runs, for somebody who makes it without holding the stack: until
+  /// `takeOver` the ring keeps it, whatever is dropped meanwhile. nil while there is none, or nothing is lent.
+  package mutating func reserveForLoan() -> (UnsafeMutableRawBufferPointer, UnsafeMutableRawBufferPointer)? {
+    guard lent.count > 0, reservedCount == 0 else { return nil }
+    let needed = held + withheld + lent.count
+    if needed > capacity { grow(toHold: needed) }
+    guard held + withheld + lent.count <= capacity, let base else { return nil }
+    reserved = (start + held) & (capacity - 1)
+    reservedCount = lent.count
+    pin()
+    let first = min(reservedCount, capacity - reserved)
+    return (
+      UnsafeMutableRawBufferPointer(start: base + reserved, count: first),
+      UnsafeMutableRawBufferPointer(start: base, count: reservedCount - first)
+    )
+  }
+
+  /// The copy is there: the loan's bytes are from now on the ring's own. Those that have been dropped meanwhile are passed over.
+  package mutating func takeOver() {
+    guard reservedCount > 0 else { return }
+    let gone = reservedCount - lent.count
+    reservedCount = 0
+    if lent.count > 0 {
+      if gone > 0 {
+        // All that was in front of the loan is gone as well: the ring begins within the copy.
+        start = (reserved + gone) & (capacity - 1)
+        withheld += gone
+      }
+      held += lent.count
+      lent = UnsafeRawBufferPointer(start: nil, count: 0)
+    }
+    unpin()
   }
 
   /// Ends the loan: what is left of it is copied. False while a frame may still point into it; nothing has changed then.
   package mutating func settle() -> Bool {
-    guard pins == 0 else { return false }
+    guard pins == 0, reservedCount == 0 else { return false }
     let rest = lent
     lent = UnsafeRawBufferPointer(start: nil, count: 0)
     _ = append(rest, limit: .max)

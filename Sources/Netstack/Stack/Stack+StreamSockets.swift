@@ -372,17 +372,22 @@ extension Stack {
     return true
   }
 
-  /// For a loan that must not be read here: copies its first bytes from elsewhere; returns how many. `bytes` ends `distance` before
-  /// the loan does.
-  package mutating func replaceLent(
-    _ socket: SocketHandle, with bytes: UnsafeRawBufferPointer, endingBefore distance: Int
-  ) -> Int {
-    guard let tcb = tcbs.pointer(socket.slot) else { return 0 }
-    let n = tcb.pointee.sendBuffer.replaceLent(with: bytes, endingBefore: distance)
+  /// For a loan that must not be read here: where its bytes are to be put (in order, in two runs), without the stack being held;
+  /// then comes `takeOverLoan`. nil while a frame that is on its way to the device leaves no room.
+  package mutating func reserveForLoan(
+    _ socket: SocketHandle
+  ) -> (UnsafeMutableRawBufferPointer, UnsafeMutableRawBufferPointer)? {
+    tcbs.pointer(socket.slot)?.pointee.sendBuffer.reserveForLoan()
+  }
+
+  /// The lender's memory is its own again once `settleLoan` says so: frames may still point there.
+  package mutating func takeOverLoan(_ socket: SocketHandle) {
+    guard let tcb = tcbs.pointer(socket.slot) else { return }
     environment.pointee.statistics.count(.copiesIn)
-    environment.pointee.statistics.count(.copyBytesIn, n)
-    if !tcb.pointee.sendBuffer.isLent { letOthersIn(tcb) }
-    return n
+    environment.pointee.statistics.count(.copyBytesIn, tcb.pointee.sendBuffer.lentCount)
+    tcb.pointee.sendBuffer.takeOver()
+    letOthersIn(tcb)
+    if tcb.pointee.isZombie { releaseIfOver(tcb) }
   }
 
   /// Whoever came while bytes were lent was refused.

@@ -395,3 +395,55 @@ struct LossTests {
     #expect(try c.receive(socket) == pattern(1000))
   }
 }
+
+@Suite("TCP: more than 2 GB on one connection")
+struct LongTransferTests {
+  /// A segment of the peer's whose payload nobody looks at, at relative sequence number `seq`.
+  private func injectBulk(_ c: Conversation, seq: Int, count: Int) {
+    guard let packet = c.stack.allocateReceiveBuffer(), let large = packet.storage.pointee.large else {
+      Issue.record("no receive buffer")
+      return
+    }
+    let base = packet.put(40)
+    IPv4Header(proto: IPProtocol.tcp, source: peerAddress, destination: stackAddress, payloadLength: 20 + count).write(
+      to: base)
+    TCPHeader(
+      sourcePort: c.peerPort, destinationPort: c.localPort,
+      sequence: SequenceNumber(c.peerISS &+ UInt32(truncatingIfNeeded: seq)),
+      acknowledgment: SequenceNumber(c.stackISS) + 1, headerLength: 20, flags: [.ack, .psh], window: 65535
+    ).write(to: base + 20)
+    packet.addFragment(large, count)
+    packet.storage.pointee.checksumState = .verified
+    packet.storage.pointee.segmentSize = 1460
+    c.stack.receive(packet, now: c.now)
+    c.stack.finishBatch(now: c.now)
+  }
+
+  @Test("RFC 9293 §3.10.7.4: the window is still updated after 2^31 bytes on the fast path (SND.WL1 follows)")
+  func windowAfterWrap() throws {
+    let c = Conversation()
+    let socket = try c.connected(scale: nil)
+    try c.stack.setOption(socket, .receiveBuffer, 212_992, now: c.now)
+    try c.stack.setOption(socket, .noDelay, 1, now: c.now)
+    let piece = 64_000
+    var seq = 1
+    var memory = [UInt8](repeating: 0, count: piece)
+    while seq < 1 << 31 + 1 << 20 {
+      injectBulk(c, seq: seq, count: piece)
+      seq += piece
+      let n = try memory.withUnsafeMutableBytes { raw throws(SocketError) in
+        try c.stack.receive(socket, into: raw, flags: .discard, now: c.now)
+      }
+      guard n == piece else {
+        Issue.record("\(n) of \(piece) bytes at \(seq)")
+        return
+      }
+      while let packet = c.stack.nextTransmit() { c.stack.transmitted(packet) }
+    }
+    #expect(c.stack.statistics[.tcpHPHits] > UInt64((1 << 31) / piece - 100), "the fast path took them")
+    // The peer takes its window back; only a segment that is newer than SND.WL1 may say so.
+    c.inject(.ack, seq: seq, ack: 1, window: 1000)
+    _ = try c.send(socket, pattern(5000))
+    #expect(c.sent().map(\.payload.count).reduce(0, +) <= 1000)
+  }
+}
