@@ -462,6 +462,30 @@ test_a_layer_3_device_carries_a_program() {
     rm "$work/capture" "$work/statistics"
   done
 }
+test_several_queues_need_a_device_that_has_them() {
+  head -c 3000000 /dev/urandom >"$work/file"
+  ip tuntap add dev anp9 mode tun multi_queue vnet_hdr
+  ip address add 198.18.9.5/24 dev anp9
+  ip link set anp9 up
+  python3 -m http.server --directory "$work" --bind 198.18.9.5 8000 &
+  server=$!
+  ends 0 env LD_PRELOAD="$work/usr/lib/libanp.so" ANP_TAP=anp9 ANP_ADDR=198.18.9.4/24 ANP_QUEUES=4 ANP_STATS="$work/statistics" \
+    curl -s --max-time 5 --retry 20 --retry-connrefused --retry-delay 1 -o "$work/copy" http://198.18.9.5:8000/file
+  must cmp "$work/file" "$work/copy"
+  must grep -q '^CopyBytesToUser 300[0-9]*$' "$work/statistics"
+  rm "$work/statistics"
+  ip link delete anp9
+  ip tuntap add dev anp9 mode tun
+  ip address add 198.18.9.5/24 dev anp9
+  ip link set anp9 up
+  ends 7 env LD_PRELOAD="$work/usr/lib/libanp.so" ANP_TAP=anp9 ANP_ADDR=198.18.9.4/24 ANP_QUEUES=2 curl -sS http://198.18.9.5:8000/
+  contains "$output" "anp9 has one queue only"
+  contains "$output" "multi_queue"
+  ends 7 env LD_PRELOAD="$work/usr/lib/libanp.so" ANP_QUEUES=9 curl -sS http://198.18.9.5:8000/
+  contains "$output" "ANP_QUEUES=9 cannot be used: it takes a number of queues from 1 to 8"
+  kill $server
+  ip link delete anp9
+}
 test_anp_tap_is_tap_sh() {
   ends 0 "$anp" tap up --mtu 4000
   contains "$output" "mtu 4000"
