@@ -98,6 +98,14 @@ private final class Machine {
     }
   }
 
+  /// One queue for what waits at all of `listeners`.
+  func joined(_ listeners: [SocketHandle]) -> ListenQueuePointer {
+    let queue = ListenQueuePointer.allocate(capacity: 1)
+    queue.initialize(to: ListenQueue())
+    for (index, listener) in listeners.enumerated() { queues[index].stack.join(listener, queue) }
+    return queue
+  }
+
   func listen(port: UInt16, backlog: Int = 5, cookie: UInt32 = 1, reusePort: Bool = false) throws -> [SocketHandle] {
     try queues.map { queue in
       let socket = try queue.stack.open(.stream, cookie: cookie, now: now)
@@ -205,13 +213,11 @@ struct SteeringTests {
   func sharedBacklog() throws {
     let machine = Machine()
     let listeners = try machine.listen(port: 80, backlog: 1)
-    let queue = ListenQueuePointer.allocate(capacity: 1)
-    queue.initialize(to: ListenQueue())
+    let queue = machine.joined(listeners)
     defer {
       queue.deinitialize(count: 1)
       queue.deallocate()
     }
-    for index in 0..<2 { machine[index].stack.join(listeners[index], queue) }
     func handshake(_ owner: Int, from first: UInt16) -> Bool {
       let from = machine.peerPort(for: 80, owner, from: first)
       machine.receive(ipv4(IPProtocol.tcp, tcp(.syn, to: 80, from: from, seq: 0)), at: owner)
@@ -234,13 +240,11 @@ struct SteeringTests {
   func handshakeCount() throws {
     let machine = Machine()
     let listeners = try machine.listen(port: 80)
-    let queue = ListenQueuePointer.allocate(capacity: 1)
-    queue.initialize(to: ListenQueue())
+    let queue = machine.joined(listeners)
     defer {
       queue.deinitialize(count: 1)
       queue.deallocate()
     }
-    for index in 0..<2 { machine[index].stack.join(listeners[index], queue) }
     let from = machine.peerPort(for: 80, 1)
     machine.receive(ipv4(IPProtocol.tcp, tcp(.syn, to: 80, from: from, seq: 0)), at: 1)
     #expect(queue.pointee.handshakes.load(ordering: .relaxed) == 1)
