@@ -183,7 +183,7 @@ func sendLent(
       return taken
     }
     // Another thread is just writing a frame of ours.
-    if isDone { anp_yield() }
+    if isDone { anp_sleep(10_000) }
   }
 }
 
