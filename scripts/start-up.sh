@@ -17,7 +17,7 @@ verdict() { # verdict STATUS what
 }
 
 cc -O2 -Wall -o "$work/startup" "$here/Tests/programs/startup.c"
-cc -O2 -Wall -o "$work/quiet" "$here/Tests/programs/quiet.c"
+cc -O2 -Wall -pthread -o "$work/quiet" "$here/Tests/programs/quiet.c"
 cc -shared -fPIC -o "$work/empty.so" -x c /dev/null
 
 status=0

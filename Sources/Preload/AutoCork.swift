@@ -17,14 +17,14 @@ import Host
 import Netstack
 import Synchronization
 
-/// What the thread's last call wrote to, where that was little.
+/// What the thread's last call wrote to.
 struct LastWrite {
-  /// The table entry, with its generation; 0 = the last call was another.
+  /// The table entry, with its generation; 0 = the last call was no write.
   var entry: UInt64 = 0
   var at = Instant.zero
   var isHeld = false
-  /// Another write to the same came before it.
-  var isPair = false
+  /// It was a small one, and none to the same came right before it.
+  var isFirst = false
 }
 
 enum AutoCork {
@@ -45,30 +45,29 @@ enum AutoCork {
       && description.pointee.shard.unsafelyUnwrapped.pointee.joinsWrites
   }
 
-  /// A write has been taken whole.
+  /// A write has been taken, or some of it.
+  /// - Parameter isSmall: whole, and it may be the first of a pair.
   @inline(__always)
   static func wrote(
-    _ description: DescriptionPointer, _ thread: ThreadPointer, _ count: Int, at now: Instant, isHeld: Bool
+    _ description: DescriptionPointer, _ thread: ThreadPointer, isSmall: Bool, at now: Instant, isHeld: Bool
   ) {
     let entry = description.tableEntry
     let isSecond = thread.pointee.lastWrite.entry == entry
-    if isSecond {
+    if isSecond, thread.pointee.lastWrite.isFirst {
       let pairs = description.pointee.pairs.load(ordering: .relaxed)
       let isPair = now - thread.pointee.lastWrite.at < pairGap
       let otherwise = thread.pointee.lastWrite.isHeld ? disbelief : 0
       description.pointee.pairs.store(isPair ? min(pairs + 1, certain) : otherwise, ordering: .relaxed)
     }
-    thread.pointee.lastWrite =
-      count <= most ? LastWrite(entry: entry, at: now, isHeld: isHeld, isPair: isSecond) : LastWrite()
+    thread.pointee.lastWrite = LastWrite(entry: entry, at: now, isHeld: isHeld, isFirst: isSmall && !isSecond)
   }
 
-  /// The thread does something else after a small write.
+  /// The thread does something else after a write.
   @inline(never)
   static func end(_ thread: ThreadPointer) {
     let last = thread.pointee.lastWrite
     thread.pointee.lastWrite = LastWrite()
-    if last.isPair { return }
-    guard let description = acquireDescription(last.entry) else { return }
+    guard last.entry != 0, last.isFirst, let description = acquireDescription(last.entry) else { return }
     let pairs = description.pointee.pairs.load(ordering: .relaxed)
     if last.isHeld {
       _ = withShard(description) { shard, now throws(SocketError) in

@@ -341,7 +341,7 @@ private func sleep(
     let result = waitAsResident(set, epfd, thread, &outer, Awaited(set.pointee.word, expected), deadline, mask)
     if !thread.pointee.takeBack(reference) { return referenceLost }
     Resident.end(outer)
-    set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
+    if outer.isOurs { set.pointee.wordWaiters.subtract(1, ordering: .relaxed) }
     switch result {
     case 0: return Outcome.timedOut
     case -Errno.again: return Outcome.again
@@ -353,8 +353,9 @@ private func sleep(
   }
   // A set without sockets of the stack is none of its business.
   let isOurs = set.pointee.interestCount.load(ordering: .relaxed) > 0
+  let forks = preload.pointee.forks.load(ordering: .relaxed)
   if isOurs {
-    Resident.noteSleeper(sources, onWord: sleeper == .word)
+    _ = Resident.noteSleeper(sources, onWord: sleeper == .word)
     if noted, let thread { thread.pointee.noteSleep(sleeper == .word ? .onWord : .inKernel, sources) }
   }
   anp_leave()
@@ -368,7 +369,9 @@ private func sleep(
   }
   anp_enter()
   if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
-  if isOurs { Resident.endSleeper(sources, onWord: sleeper == .word) }
+  if isOurs { Resident.endSleeper(sources, onWord: sleeper == .word, forks) }
+  // A handler has forked in the middle of the wait: in the child nobody waits.
+  if forks != preload.pointee.forks.load(ordering: .relaxed) { return result }
   if sleeper == .word {
     set.pointee.wordWaiters.subtract(1, ordering: .relaxed)
   } else {

@@ -109,7 +109,7 @@ private func sleep(
     Resident.end(outer)
     return result == 0 ? -Errno.timedOut : result
   }
-  Resident.noteSleeper(sources, onWord: !sleepsInKernel)
+  let forks = Resident.noteSleeper(sources, onWord: !sleepsInKernel)
   if call.held != nil { thread.pointee.noteSleep(sleepsInKernel ? .inKernel : .onWord, sources) }
   anp_leave()
   let result =
@@ -118,7 +118,7 @@ private func sleep(
     : Int(anp_wait(cWord(thread.pointee.word), 0, deadline.remaining, 0))
   anp_enter()
   if call.held != nil { thread.pointee.noteSleep(.none) }
-  Resident.endSleeper(sources, onWord: !sleepsInKernel)
+  Resident.endSleeper(sources, onWord: !sleepsInKernel, forks)
   return result
 }
 

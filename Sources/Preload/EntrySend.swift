@@ -45,17 +45,30 @@ func sendStream(_ description: DescriptionPointer, _ buffers: Buffers, _ flags: 
 private func push(
   _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ isCopied: inout Bool
 ) -> Int {
+  // Who says MSG_MORE knows better than experience does.
+  let isPlain = flags & (MessageFlag.more | MessageFlag.zeroCopy) == 0
+  guard let thread = Threads.current else { return -Errno.noMemory }
+  let holds = isPlain && AutoCork.mayHold(description, thread, buffers.total)
+  var isHeld = false
+  let sent = push(description, buffers, flags, holds: holds, &isCopied, &isHeld)
+  if sent > 0 {
+    AutoCork.wrote(
+      description, thread, isSmall: isPlain && sent == buffers.total && sent <= AutoCork.most, at: MonotonicClock.now,
+      isHeld: isHeld)
+  }
+  return sent
+}
+
+private func push(
+  _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, holds: Bool, _ isCopied: inout Bool,
+  _ isHeld: inout Bool
+) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
   var sent = 0
   var hasLooked = false
   var isStreaming = false
-  // Who says MSG_MORE knows better than experience does.
-  let thread = flags & (MessageFlag.more | MessageFlag.zeroCopy) == 0 ? Threads.current : nil
-  let holds = thread.map { AutoCork.mayHold(description, $0, buffers.total) } ?? false
-  var isHeld = false
-  var sentAt = Instant.zero
   while true {
     if !nonBlocking { anp_wait_prepare() }
     let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
@@ -71,7 +84,6 @@ private func push(
       defer { if sent > before { isCopied = true } }
       let result = try putStream(shard, description.pointee.handle, buffers, flags, holds: holds, &sent, now)
       isHeld = holds && shard.pointee.stack.isHeld(description.pointee.handle)
-      sentAt = now
       isStreaming = shard.pointee.stack.unacknowledgedBytes(description.pointee.handle) >= streamingBytes
       return result
     }
@@ -83,10 +95,7 @@ private func push(
       if result == -Errno.brokenPipe, flags & MessageFlag.noSignal == 0 { anp_raise_sigpipe() }
       return result
     }
-    if sent == buffers.total {
-      if let thread { AutoCork.wrote(description, thread, sent, at: sentAt, isHeld: isHeld) }
-      return sent
-    }
+    if sent == buffers.total { return sent }
     if nonBlocking {
       if sent > 0 { return sent }
       guard !hasLooked, Resident.pollOnce(description.place.sources) else { return -Errno.again }

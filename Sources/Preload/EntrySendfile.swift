@@ -61,6 +61,9 @@ private func sendMapped(
     length < count ? MessageFlag.more : 0, &isCopied,
     of: FileStretch(base: base + skipped, descriptor: input, position: position))
   anp_kernel_unmap(base, skipped + length)
+  if taken > 0, let thread = Threads.current {
+    AutoCork.wrote(description, thread, isSmall: false, at: MonotonicClock.now, isHeld: false)
+  }
   return taken
 }
 

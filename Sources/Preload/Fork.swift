@@ -40,8 +40,9 @@ public func entryForkChild() {
   // Only the forking thread is here. What others slept on, polled or owed is gone with them.
   anp_internal_close_all()
   Pollers.forget()
+  preload.pointee.forks.add(1, ordering: .relaxed)
   // The parent sends what is held back.
-  Threads.current?.pointee.lastWrite = LastWrite()
+  anp_thread_record()?.assumingMemoryBound(to: ThreadRecord.self).pointee.lastWrite = LastWrite()
   for i in 0..<ShardMask.maximumCount {
     Resident.forget(ShardMask(i))
     preload.pointee.waiting[i].sleepers.store(0, ordering: .relaxed)

@@ -33,6 +33,9 @@ enum Resident {
     /// When the wait began, and how long it took until what was waited for had come.
     var begin: Int64 = 0
     var waited: Int64?
+    let forks = preload.pointee.forks.load(ordering: .relaxed)
+    /// Still in the process in which it began: a handler may fork in the middle of a wait.
+    var isOurs: Bool { forks == preload.pointee.forks.load(ordering: .relaxed) }
 
     init(_ shards: ShardMask) { self.shards = shards }
   }
@@ -86,6 +89,7 @@ enum Resident {
   }
 
   static func end(_ outer: Outer) {
+    guard outer.isOurs else { return }
     var left = outer.shards
     while let i = left.removeFirst() {
       let waiting = preload.pointee.waiting + i
@@ -132,6 +136,7 @@ enum Resident {
       anp_leave()
       let ready = Int(anp_wait_poll(entries, UInt(count + 1 + queues), deadline.remaining, mask, flags))
       anp_enter()
+      guard outer.isOurs else { return -Errno.again }
       left = outer.shards
       queues = 0
       while let i = left.removeFirst() {
@@ -247,16 +252,19 @@ enum Resident {
 
   // MARK: Ordinary sleepers
 
-  /// Around a sleep, for `shards`.
+  /// Around a sleep, for `shards`. Returns what `endSleeper` takes.
   @inline(__always)
-  static func noteSleeper(_ shards: ShardMask, onWord: Bool) {
+  static func noteSleeper(_ shards: ShardMask, onWord: Bool) -> UInt32 {
     if onWord { preload.pointee.wordSleepers.add(1, ordering: .sequentiallyConsistent) }
     var left = shards
     while let i = left.removeFirst() { preload.pointee.waiting[i].sleepers.add(1, ordering: .sequentiallyConsistent) }
+    return preload.pointee.forks.load(ordering: .relaxed)
   }
 
   @inline(__always)
-  static func endSleeper(_ shards: ShardMask, onWord: Bool) {
+  static func endSleeper(_ shards: ShardMask, onWord: Bool, _ forks: UInt32) {
+    // In a forked child nobody sleeps.
+    guard forks == preload.pointee.forks.load(ordering: .relaxed) else { return }
     if onWord { preload.pointee.wordSleepers.subtract(1, ordering: .sequentiallyConsistent) }
     var left = shards
     while let i = left.removeFirst() {

@@ -134,7 +134,10 @@ enum Sides {
       description.pointee.setSide(.kernel)
       Epoll.handToKernelLocked(description)
     }
+    let side = description.pointee.side
     anp_state_unlock()
+    // Another thread was faster, and the other way.
+    if side == .stack { return -Errno.already }
     Wakes.everything(description)
     Wakes.afterUnlock()
     return passToKernel

@@ -16,6 +16,8 @@ struct PreloadState: ~Copyable {
   var threads = Pool<ThreadRecord>(maximum: 1 << 16)
   /// Poller slot → thread (see Pollers).
   let pollerSlots: UnsafeMutablePointer<UnsafeMutablePointer<ThreadRecord>?>
+  /// How often this process is a child of a child …: what a thread noted before a fork in its midst is not to be undone after it.
+  let forks = Atomic<UInt32>(0)
   /// The locks that fork holds.
   var lockedForFork = ShardMask.none
   /// For each shard, who waits for it.

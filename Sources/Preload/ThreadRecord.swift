@@ -27,6 +27,7 @@ struct HeldReference {
   /// How the call sleeps, and for which shards.
   var sleep = Sleep.none
   var sources = ShardMask.none
+  let forks = preload.pointee.forks.load(ordering: .relaxed)
 
   enum Sleep: UInt8 { case none, onWord, inKernel, resident }
 }
@@ -164,11 +165,11 @@ extension HeldReference {
   /// Of a call that will not return.
   func giveBackSleep() {
     // A forked child forgets who slept.
-    guard HostRuntime.shard != nil else { return }
+    guard forks == preload.pointee.forks.load(ordering: .relaxed) else { return }
     switch sleep {
     case .none: break
-    case .onWord: Resident.endSleeper(sources, onWord: true)
-    case .inKernel: Resident.endSleeper(sources, onWord: false)
+    case .onWord: Resident.endSleeper(sources, onWord: true, forks)
+    case .inKernel: Resident.endSleeper(sources, onWord: false, forks)
     case .resident:
       Resident.forget(sources)
       var left = sources

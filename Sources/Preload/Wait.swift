@@ -57,13 +57,13 @@ func sleep(
     if !thread.pointee.takeBack(reference) { return .lost }
     Resident.end(outer)
   } else {
-    Resident.noteSleeper(sources, onWord: true)
+    let forks = Resident.noteSleeper(sources, onWord: true)
     if noted, let thread { thread.pointee.noteSleep(.onWord, sources) }
     anp_leave()
     result = Int(anp_wait(cWord(word), expected, deadline.remaining, flags))
     anp_enter()
     if noted, let thread, !thread.pointee.takeBack(reference) { return .lost }
-    Resident.endSleeper(sources, onWord: true)
+    Resident.endSleeper(sources, onWord: true, forks)
   }
   switch -result {
   case Errno.interrupted: return .interrupted

@@ -168,6 +168,26 @@ struct ByteRingTests {
     }
   }
 
+  @Test(
+    "A loan lasts until it is settled, also when all of it is acknowledged: nobody writes where its copy is being made")
+  func loanIsOpen() throws {
+    var ring = ByteRing()
+    let memory: [UInt8] = [1, 2, 3]
+    memory.withUnsafeBytes { lent in
+      _ = ring.lend(lent, limit: 100)
+      let room = ring.reserveForLoan()
+      #expect(room != nil)
+      ring.drop(3)
+      let another = ring.lend(lent, limit: 100)
+      #expect(ring.isLent && another == 0 && ring.lentCount == 0)
+      ring.takeOver()
+      #expect(ring.isLent && ring.count == 0)
+      let isSettled = ring.settle()
+      #expect(isSettled && !ring.isLent)
+    }
+    #expect(append([9], to: &ring) == 1 && read(ring, 0, 1) == [9])
+  }
+
   @Test("Bytes come out as they went in; the limit holds")
   func limit() {
     var ring = ByteRing()

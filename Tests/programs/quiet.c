@@ -1,4 +1,4 @@
-// A program that uses descriptors of many kinds but no internet socket, and says what is in its process afterwards: threads,
+// A program that uses descriptors of many kinds, in threads and children too, but no internet socket, and says what is in its process afterwards: threads,
 // children, descriptors. Under libanp.so it must say the same as without. With the argument `internet` it also connects a
 // TCP socket to 198.18.0.5 (without waiting for an answer), which must show.
 #define _GNU_SOURCE
@@ -6,12 +6,14 @@
 #include <dirent.h>
 #include <linux/netlink.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void must(int ok, const char *what) {
@@ -42,6 +44,26 @@ static void use_kernel_descriptors(void) {
   must(bind(unix_socket, (struct sockaddr *)&name, sizeof name) == 0, "bind");
   int all[] = {pair[0], pair[1], pipes[0], pipes[1], set, copy, unix_socket, netlink};
   for (size_t at = 0; at < sizeof all / sizeof *all; at++) close(all[at]);
+}
+
+static void *use_them_in_a_thread(void *nothing) {
+  use_kernel_descriptors();
+  return nothing;
+}
+
+static void *fork_in_a_thread(void *nothing) {
+  pid_t child = fork();
+  must(child >= 0, "fork");
+  // The child ends with its one thread, not with main's end.
+  if (child == 0) pthread_exit(NULL);
+  int status = -1;
+  must(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0, "the child");
+  return nothing;
+}
+
+static void in_threads(void *(*body)(void *)) {
+  pthread_t thread;
+  must(pthread_create(&thread, NULL, body, NULL) == 0 && pthread_join(thread, NULL) == 0, "a thread");
 }
 
 static void use_the_internet(void) {
@@ -86,6 +108,8 @@ static void count_children(void) {
 }
 
 int main(int argc, char **argv) {
+  in_threads(use_them_in_a_thread);
+  in_threads(fork_in_a_thread);
   use_kernel_descriptors();
   if (argc > 1 && strcmp(argv[1], "internet") == 0) use_the_internet();
   list("/proc/self/task", 0);

@@ -19,6 +19,8 @@ package struct ByteRing: ~Copyable {
   private var held = 0
   /// Bytes behind them, in somebody else's memory.
   private var lent = UnsafeRawBufferPointer(start: nil, count: 0)
+  /// From `lend` until `settle`, also when nothing of it is left: nobody else may append or lend before the lender is done.
+  package private(set) var isLent = false
   /// Bytes dropped from the front that a frame in flight may still point to.
   private var withheld = 0
   private var pins = 0
@@ -40,7 +42,6 @@ package struct ByteRing: ~Copyable {
   /// All bytes, lent ones included.
   @inline(__always)
   package var count: Int { held &+ lent.count }
-  package var isLent: Bool { lent.count > 0 }
   package var lentCount: Int { lent.count }
 
   /// Appends as much of `bytes` as `limit` (the most bytes to hold) allows; returns how many. Nothing may be lent, but for
@@ -62,7 +63,8 @@ package struct ByteRing: ~Copyable {
   /// As `append`, without copying: the bytes must stay where they are, unchanged, until `settle` has returned true.
   package mutating func lend(_ bytes: UnsafeRawBufferPointer, limit: Int) -> Int {
     let n = min(bytes.count, limit - held)
-    guard n > 0, lent.count == 0 else { return 0 }
+    guard n > 0, !isLent else { return 0 }
+    isLent = true
     lent = UnsafeRawBufferPointer(rebasing: bytes[..<n])
     return n
   }
@@ -84,7 +86,7 @@ package struct ByteRing: ~Copyable {
     )
   }
 
-  /// The copy is there: the loan's bytes are from now on the ring's own. Those that have been dropped meanwhile are passed over.
+  /// The copy is there: the loan's bytes are from now on the ring's own, and `settle` follows. Those that have been dropped meanwhile are passed over.
   package mutating func takeOver() {
     guard reservedCount > 0 else { return }
     let gone = reservedCount - lent.count
@@ -106,6 +108,7 @@ package struct ByteRing: ~Copyable {
     guard pins == 0, reservedCount == 0 else { return false }
     let rest = lent
     lent = UnsafeRawBufferPointer(start: nil, count: 0)
+    isLent = false
     _ = append(rest, limit: .max)
     return true
   }

@@ -43,13 +43,18 @@ extension TransmissionControlBlock {
       wantsSpace = true
       throw .wouldBlock
     }
-    let mayHold = flags.contains(.hold) && snd.una == snd.nxt && dataEnd - snd.nxt + bytes.count < segmentPayload
+    // A program that corks has its own idea of what belongs together.
+    let mayHold =
+      flags.contains(.hold) && !options.cork && snd.una == snd.nxt && dataEnd - snd.nxt + bytes.count < segmentPayload
+    let wasHeld = isHeld
     let n =
       flags.contains(.lend) ? sendBuffer.lend(bytes, limit: sendLimit) : sendBuffer.append(bytes, limit: sendLimit)
     // What was held back goes out with what has come now.
     if isHeld, n > 0 { env.pointee.statistics.count(.tcpAutoCorking) }
     isHeld = mayHold && n == bytes.count
     moreComing = flags.contains(.more) || isHeld
+    // The timer was set for the other kind of waiting.
+    if isHeld != wasHeld, sendTimer == .cork { disarmSendTimer(env) }
     if n > 0 {
       env.pointee.statistics.count(.bytesIn, n)
       if !flags.contains(.lend) {

@@ -386,7 +386,6 @@ extension Stack {
     environment.pointee.statistics.count(.copiesIn)
     environment.pointee.statistics.count(.copyBytesIn, tcb.pointee.sendBuffer.lentCount)
     tcb.pointee.sendBuffer.takeOver()
-    letOthersIn(tcb)
     if tcb.pointee.isZombie { releaseIfOver(tcb) }
   }
 

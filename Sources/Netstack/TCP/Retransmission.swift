@@ -50,7 +50,10 @@ extension TransmissionControlBlock {
     case .persist:
       return persistTimeout(env)
     case .cork:
-      isHeld = false
+      if isHeld {
+        isHeld = false
+        moreComing = false
+      }
       work.formUnion([.output, .push])
       return .nothing
     }

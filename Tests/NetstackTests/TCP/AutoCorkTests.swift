@@ -64,3 +64,34 @@ struct AutoCorkTests {
     #expect(c.sent().map(\.description) == ["FP. 1:21(20) ack 1"])
   }
 }
+
+extension AutoCorkTests {
+  @Test("tcp(7): a corked socket waits its own 200 ms, and so does MSG_MORE after a write that was held back")
+  func programsOwnCork() throws {
+    let (c, socket) = try connected()
+    try c.stack.setOption(socket, .cork, 1, now: c.now)
+    _ = try c.send(socket, pattern(10), .hold)
+    #expect(c.stack.isHeld(socket) == false)
+    c.pass(.milliseconds(100))
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(150))
+    #expect(c.sent().map(\.description) == ["P. 1:11(10) ack 1"])
+    c.inject(.ack, seq: 1, ack: 11)
+    try c.stack.setOption(socket, .cork, 0, now: c.now)
+    _ = try c.send(socket, pattern(10), .hold)
+    _ = try c.send(socket, pattern(10), .more)
+    c.pass(.milliseconds(100))
+    #expect(c.sent().isEmpty)
+    c.pass(.milliseconds(150))
+    #expect(c.sent().map(\.description) == ["P. 11:31(20) ack 1"])
+  }
+
+  @Test("Pieces of one call that are held back leave after a millisecond, not after MSG_MORE's 200")
+  func piecesInTime() throws {
+    let (c, socket) = try connected()
+    _ = try c.send(socket, pattern(10), .more)
+    _ = try c.send(socket, pattern(10), .hold)
+    c.pass(.milliseconds(3))
+    #expect(c.sent().map(\.description) == ["P. 1:21(20) ack 1"])
+  }
+}
