@@ -55,7 +55,7 @@ struct report {
 
 static _Atomic int stack_lock;  // 0 or a thread id
 static _Atomic int value;
-static int device, report_fd, behaviour;
+static int device, device_too, report_fd, behaviour;
 enum { REPORTS = 0, NEVER_ENDS, NEVER_ENDS_BRIEFLY, CRASHES };
 
 int anp_entry_in_use(void) { return 1; }
@@ -78,8 +78,9 @@ static void drain(int how) {
   // Through the kernel's compare, as a lock that a thread died with.
   errno = 4711;
   uint64_t one = 1;
-  struct report report = {how, stack_lock, value, anp_depth(), anp_call(SYS_write, anp_keeper_device(), &one, 8) == 8,
-                          errno == 4711};
+  int queues = 0;
+  for (int queue = 0; queue < 2; queue++) queues += anp_call(SYS_write, anp_keeper_device(queue), &one, 8) == 8;
+  struct report report = {how, stack_lock, value, anp_depth(), queues == 2, errno == 4711};
   anp_call(SYS_write, report_fd, &report, sizeof report);
   if (behaviour == NEVER_ENDS || behaviour == NEVER_ENDS_BRIEFLY)
     for (;;) anp_call(SYS_ppoll, 0, 0, 0, 0, 0);
@@ -100,7 +101,8 @@ struct result {
 static void start_keeper(void) {
   value = 1;
   anp_keeper_keep(report_fd);
-  if (anp_keeper_start(device, drain) != 0) {
+  // Two queues of a device.
+  if (anp_keeper_start((int[]){device, device_too}, 2, drain) != 0) {
     printf("%s: no keeper\n", trial_name);
     _exit(99);
   }
@@ -357,7 +359,7 @@ static void test_asleep(void) {
   DIR *directory = opendir(path);
   while (directory && readdir(directory)) count += 1;
   if (directory) closedir(directory);
-  CHECK(count == 2 + 4);
+  CHECK(count == 2 + 5);
 
   // Signals do not reach it.
   kill((pid_t)keeper, SIGTERM);
@@ -408,6 +410,7 @@ int main(void) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   device = eventfd(0, EFD_CLOEXEC);
+  device_too = eventfd(0, EFD_CLOEXEC);
 
   const struct {
     const char *name;
