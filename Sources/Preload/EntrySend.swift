@@ -50,7 +50,7 @@ private func push(
   guard let thread = Threads.current else { return -Errno.noMemory }
   let holds = isPlain && AutoCork.mayHold(description, thread, buffers.total)
   var isHeld = false
-  let sent = push(description, buffers, flags, holds: holds, &isCopied, &isHeld)
+  let sent = pushAll(description, buffers, flags, holds: holds, &isCopied, &isHeld)
   if sent > 0 {
     AutoCork.wrote(
       description, thread, isSmall: isPlain && sent == buffers.total && sent <= AutoCork.most, at: MonotonicClock.now,
@@ -59,7 +59,8 @@ private func push(
   return sent
 }
 
-private func push(
+/// - Parameter holds: the last partial segment may wait; `isHeld` tells whether it does.
+private func pushAll(
   _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, holds: Bool, _ isCopied: inout Bool,
   _ isHeld: inout Bool
 ) -> Int {

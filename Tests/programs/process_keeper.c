@@ -353,7 +353,7 @@ static void test_asleep(void) {
   CHECK(field(path, "NoNewPrivs:", 10) == 1);
   CHECK(field(path, "CapEff:", 16) == 0 && field(path, "CapPrm:", 16) == 0);
   CHECK(getsid((pid_t)keeper) == keeper);
-  // Device, pipe, pidfd, report.
+  // Two queues of the device, pipe, pidfd, report.
   snprintf(path, sizeof path, "/proc/%ld/fd", keeper);
   int count = 0;
   DIR *directory = opendir(path);
