@@ -162,6 +162,13 @@ long anp_write_patiently(int fd, const void *bytes, size_t count, int millisecon
   return anp_write_all(fd, bytes, count);
 }
 
+long anp_write(int fd, const void *bytes, size_t count) {
+  long n;
+  do n = anp_host_call(SYS_write, fd, (long)bytes, (long)count, 0, 0, 0);
+  while (n == -EINTR);
+  return n;
+}
+
 long anp_writev(int fd, const struct iovec *vectors, int count) {
   for (;;) {
     long n = anp_host_call(SYS_writev, fd, (long)vectors, count, 0, 0, 0);

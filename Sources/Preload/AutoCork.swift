@@ -67,7 +67,11 @@ enum AutoCork {
   static func end(_ thread: ThreadPointer) {
     let last = thread.pointee.lastWrite
     thread.pointee.lastWrite = LastWrite()
-    guard last.entry != 0, last.isFirst, let description = acquireDescription(last.entry) else { return }
+    guard last.entry != 0, last.isFirst else { return }
+    // Most programs never write in pairs. Records are never given back, so a look does no harm, whosever it is by now.
+    let record = preload.pointee.descriptions.record(anp_fd_index_of(last.entry))
+    if !last.isHeld, record.pointee.pairs.load(ordering: .relaxed) <= 0 { return }
+    guard let description = acquireDescription(last.entry) else { return }
     let pairs = description.pointee.pairs.load(ordering: .relaxed)
     if last.isHeld {
       _ = withShard(description) { shard, now throws(SocketError) in

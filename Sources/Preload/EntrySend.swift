@@ -50,19 +50,22 @@ private func push(
   guard let thread = Threads.current else { return -Errno.noMemory }
   let holds = isPlain && AutoCork.mayHold(description, thread, buffers.total)
   var isHeld = false
-  let sent = pushAll(description, buffers, flags, holds: holds, &isCopied, &isHeld)
+  var sentAt = Instant.zero
+  let sent = pushAll(description, buffers, flags, holds: holds, &isCopied, &isHeld, &sentAt)
   if sent > 0 {
     AutoCork.wrote(
-      description, thread, isSmall: isPlain && sent == buffers.total && sent <= AutoCork.most, at: MonotonicClock.now,
+      description, thread, isSmall: isPlain && sent == buffers.total && sent <= AutoCork.most, at: sentAt,
       isHeld: isHeld)
   }
   return sent
 }
 
-/// - Parameter holds: the last partial segment may wait; `isHeld` tells whether it does.
+/// - Parameters:
+///   - holds: the last partial segment may wait; `isHeld` tells whether it does.
+///   - sentAt: when the stack took the last of it.
 private func pushAll(
   _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, holds: Bool, _ isCopied: inout Bool,
-  _ isHeld: inout Bool
+  _ isHeld: inout Bool, _ sentAt: inout Instant
 ) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
@@ -77,12 +80,16 @@ private func pushAll(
       // What it cannot take is left to the ordinary way below.
       let (piece, isLast) = buffers.piece(at: sent)
       sent += sendLent(description, UnsafeRawBufferPointer(piece), isLast ? flags : flags | MessageFlag.more, &isCopied)
-      if sent == buffers.total { return sent }
+      if sent == buffers.total {
+        sentAt = MonotonicClock.now
+        return sent
+      }
     }
     let result = withShard(description) { shard, now throws(SocketError) in
       if !nonBlocking { description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent) }
       let before = sent
       defer { if sent > before { isCopied = true } }
+      sentAt = now
       let result = try putStream(shard, description.pointee.handle, buffers, flags, holds: holds, &sent, now)
       isHeld = holds && shard.pointee.stack.isHeld(description.pointee.handle)
       isStreaming = shard.pointee.stack.unacknowledgedBytes(description.pointee.handle) >= streamingBytes

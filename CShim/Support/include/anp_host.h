@@ -141,6 +141,8 @@ long anp_read_file(const char *path, void *bytes, size_t count);
 long anp_write_all(int fd, const void *bytes, size_t count);
 /// As anp_write_all, but gives up where the reader of a pipe or terminal does not take anything for `milliseconds`: -EAGAIN.
 long anp_write_patiently(int fd, const void *bytes, size_t count, int milliseconds);
+/// One write; bytes or -errno.
+long anp_write(int fd, const void *bytes, size_t count);
 /// One gathered write; bytes or -errno.
 struct iovec;
 long anp_writev(int fd, const struct iovec *vectors, int count);
