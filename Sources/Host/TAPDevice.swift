@@ -63,6 +63,7 @@ package struct TAPDevice {
     }
   }
 
+  /// All `count` queues, or none: `DeviceError` with step `.queue` where the device has one only.
   /// - Parameter wantedMTU: ANP_MTU; nil takes the device's.
   package static func attach(
     _ name: UnsafePointer<CChar>, queues count: Int, wantedMTU: Int?, offloads: Offloads = .all
@@ -97,6 +98,7 @@ package struct TAPDevice {
     if all > Int32(queues.count) { throw DeviceError(step: .shared, code: EBUSY) }
   }
 
+  /// One queue, the first: it finds out what the device is like.
   package static func attach(
     _ name: UnsafePointer<CChar>, wantedMTU: Int?, offloads: Offloads = .all
   ) throws(DeviceError) -> TAPDevice {
