@@ -106,6 +106,9 @@ package struct HostConfiguration {
   /// What is wrong with the environment; the stack does not start then.
   package private(set) var error: ConfigurationError?
 
+  /// The stack speaks IPv6.
+  package var hasIPv6: Bool { false }
+
   package func link(_ i: Int) -> LinkConfiguration { links[i] }
   package func matchesTake(_ address: IPAddress) -> Bool { take.contains(address) }
   package func matchesBypass(_ address: IPAddress) -> Bool { bypass.contains(address) }

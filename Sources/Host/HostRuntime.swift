@@ -33,6 +33,9 @@ package enum HostRuntime {
     anp_load_pointer(&anp_host().pointee.shard)?.assumingMemoryBound(to: Shard.self)
   }
 
+  /// The running stack's interface's, as the kernel counts; 0 while there is none.
+  package static var interfaceIndex: UInt32 { shard?.pointee.work.device.index ?? 0 }
+
   /// What the environment says, read at first use.
   package static var configuration: HostConfiguration {
     unsafeAddress {

@@ -207,16 +207,39 @@ struct Log {
       text.append(MACAddress(bits: UInt64(bitPattern: event.b)))
     case .neighborResolved:
       text.append("neighbor ")
-      text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
+      text.append(event.tuple.remote.address)
       text.append(" is at ")
       text.append(MACAddress(bits: UInt64(bitPattern: event.b)))
     case .neighborFailed:
       text.append("neighbor ")
-      text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
+      text.append(event.tuple.remote.address)
       text.append(" does not answer")
+    case .solicitationIn, .solicitationOut:
+      text.append(event.kind == .solicitationIn ? "in  who has " : "out who has ")
+      text.append(target(event))
+      text.append("? tell ")
+      text.append(event.kind == .solicitationIn ? event.tuple.remote.address : event.tuple.local.address)
+    case .advertisementIn, .advertisementOut:
+      text.append(event.kind == .advertisementIn ? "in  " : "out ")
+      text.append(target(event))
+      text.append(" is here, to ")
+      text.append(event.kind == .advertisementIn ? event.tuple.local.address : event.tuple.remote.address)
+    case .routerAdvertised:
+      text.append("router ")
+      text.append(event.tuple.remote.address)
+      number(" for ", event.a, &text)
+      number(" s, prefixes: ", event.b, &text)
+    case .duplicateAddress:
+      text.append("address conflict: ")
+      text.append(event.tuple.local.address)
+      text.append(" is another node's already; it is not used")
     case .icmpIn, .icmpOut:
       direction(event, event.kind == .icmpOut, &text)
       icmp(Int(event.a >> 8), Int(event.a & 255), &text)
+      length(event, &text)
+    case .icmp6In, .icmp6Out:
+      direction(event, event.kind == .icmp6Out, &text)
+      icmp6(Int(event.a >> 8), Int(event.a & 255), &text)
       length(event, &text)
     case .datagramIn, .datagramOut:
       direction(event, event.kind == .datagramOut, &text)
@@ -330,6 +353,36 @@ struct Log {
     case 11: text.append(code == 0 ? " time exceeded in transit" : " reassembly time exceeded")
     default:
       number(" ICMP type ", Int64(type), &text)
+      number(" code ", Int64(code), &text)
+    }
+  }
+
+  private static func target(_ event: TraceEvent) -> IPAddress {
+    IPAddress(high: UInt64(bitPattern: event.a), low: UInt64(bitPattern: event.b))
+  }
+
+  private static func icmp6(_ type: Int, _ code: Int, _ text: inout TextBuffer) {
+    switch type {
+    case 1:
+      switch code {
+      case 0: text.append(" no route")
+      case 1: text.append(" prohibited")
+      case 3: text.append(" address unreachable")
+      case 4: text.append(" port unreachable")
+      default: number(" unreachable, code ", Int64(code), &text)
+      }
+    case 2: text.append(" packet too big")
+    case 3: text.append(code == 0 ? " hop limit exceeded in transit" : " reassembly time exceeded")
+    case 4: number(" parameter problem, code ", Int64(code), &text)
+    case 128: text.append(" echo request")
+    case 129: text.append(" echo reply")
+    case 133: text.append(" router solicitation")
+    case 134: text.append(" router advertisement")
+    case 135: text.append(" neighbour solicitation")
+    case 136: text.append(" neighbour advertisement")
+    case 137: text.append(" redirect")
+    default:
+      number(" ICMPv6 type ", Int64(type), &text)
       number(" code ", Int64(code), &text)
     }
   }

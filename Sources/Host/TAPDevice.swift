@@ -35,6 +35,8 @@ package struct TAPDevice {
   /// Bytes of virtio_net_hdr in front of each frame: 10, or 0 where the device was made without.
   package let headerSize: Int
   package let capabilities: DeviceCapabilities
+  /// The interface's number in the kernel.
+  package let index: UInt32
 
   /// All queues of a device that the stack is to have, as so many values that differ in their descriptor.
   package struct Queues {
@@ -153,7 +155,8 @@ package struct TAPDevice {
     let address = anp_interface_address(asking, name)
     if address != 0 { capabilities.hostAddress = IPv4Address(bits: address) }
     return TAPDevice(
-      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities)
+      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
+      index: UInt32(max(0, anp_interface_index(asking, name))))
   }
 
   /// IFF_TAP or IFF_TUN and IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old

@@ -12,6 +12,7 @@ import CSupport
 import Host
 import Netstack
 import Synchronization
+import Wire
 
 typealias DescriptionPointer = UnsafeMutablePointer<Description>
 typealias WordPointer = UnsafeMutablePointer<Atomic<UInt32>>
@@ -77,7 +78,10 @@ struct Description: ~Copyable, Pooled {
   var receiveTimeout: Int64 = -1
   var sendTimeout: Int64 = -1
   /// IPV6_V6ONLY
+  /// IPV6_V6ONLY, while the side is not decided.
   var onlyIPv6 = false
+  /// What the socket is bound to where bind was asked for any address.
+  var wildcard: IPAddress { family == Family.inet6 ? .anyIPv6 : .anyIPv4 }
   /// SO_TIMESTAMP: 1 timeval, 2 timespec (SO_TIMESTAMPNS)
   var timestamps: UInt8 = 0
   /// bind(wildcard, port 0) happened on the placeholder; the stack is told when the side is decided.

@@ -27,13 +27,10 @@ private func bind(
     endpoint = Endpoint(.anyIPv4, address.bigEndian16(at: 2))
   }
   if description.pointee.side == .undecided {
-    // An IPv6-only wildcard has no IPv4 traffic to take, and the stack has no IPv6 yet: nothing can ever arrive, as on a host
-    // with IPv6 switched off. The placeholder stands for that as well as anything.
     if description.pointee.onlyIPv6 {
-      guard endpoint.address.isUnspecified else {
-        return endpoint.address.isIPv4 ? -Errno.invalid : -Errno.addressNotAvailable
-      }
-      return Sides.becomeKernel(description)
+      if endpoint.address.isIPv4 { return -Errno.invalid }
+      // Without IPv6 nothing can ever arrive at an IPv6-only wildcard. The placeholder stands for that as well as anything.
+      if endpoint.address.isUnspecified, !HostRuntime.configuration.hasIPv6 { return Sides.becomeKernel(description) }
     }
     switch Sides.binding(endpoint.address) {
     case .kernel: return Sides.becomeKernel(description)
@@ -48,11 +45,11 @@ private func bind(
     let decided = Sides.becomeStack(description, fd)
     if decided != 0 { return decided }
   }
-  let local = endpoint.address.isUnspecified ? Endpoint(.anyIPv4, endpoint.port) : endpoint
-  guard local.address.isIPv4 else { return -Errno.addressNotAvailable }
-  if Spread.isNeeded(description) { return Spread.bind(description, local) }
+  let scope = SockAddr.checkScope(address, length, endpoint.address)
+  if scope != 0 { return scope }
+  if Spread.isNeeded(description) { return Spread.bind(description, endpoint) }
   return withShard(description) { shard, now throws(SocketError) in
-    try shard.pointee.stack.bind(description.pointee.handle, to: local, now: now)
+    try shard.pointee.stack.bind(description.pointee.handle, to: endpoint, now: now)
     return 0
   }
 }
@@ -83,7 +80,9 @@ private func connect(
       let decided = Sides.becomeStack(description, fd)
       if decided != 0 { return decided }
     }
-    guard endpoint.address.isIPv4 else { return -Errno.networkUnreachable }
+    let scope = SockAddr.checkScope(address, length, endpoint.address)
+    if scope != 0 { return scope }
+    Sides.awaitRouter(toward: endpoint.address)
   }
   if description.pointee.kind == .datagram {
     return withShard(description) { shard, now throws(SocketError) in

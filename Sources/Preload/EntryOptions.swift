@@ -63,11 +63,6 @@ private func set(
     return -Errno.invalid
   }
   switch route {
-  case .onlyIPv6:
-    // Too late once there is a name (do_ipv6_setsockopt); the placeholder has none.
-    if description.pointee.side == .stack || description.pointee.boundToEphemeral { return -Errno.invalid }
-    description.pointee.onlyIPv6 = number != 0
-    return 0
   case .timestamp:
     description.pointee.timestamps = number != 0 ? 1 : 0
     return 0
@@ -77,10 +72,10 @@ private func set(
   case .zeroCopy:
     description.pointee.zeroCopy.isOn = number != 0
     return 0
-  case .hopLimit:
-    // -1 is the default, which IP_TTL does not know.
-    return number < 0 ? 0 : apply(description, .timeToLive, number)
   case .stack(let option):
+    // Too late once there is a name (do_ipv6_setsockopt); the placeholder may have none.
+    if option == .onlyIPv6, description.pointee.boundToEphemeral { return -Errno.invalid }
+    if option == .onlyIPv6, description.pointee.side == .undecided { description.pointee.onlyIPv6 = number != 0 }
     return apply(description, option, Options.isBoolean(option) && number != 0 ? 1 : number)
   default:
     return -Errno.protocolNotAvailable
@@ -174,7 +169,6 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answ
   case .type: return answer.write(description.pointee.kind == .stream ? SocketType.stream : SocketType.datagram)
   case .domain: return answer.write(description.pointee.family)
   case .ipProtocol: return answer.write(description.pointee.ipProtocol)
-  case .onlyIPv6: return answer.write(description.pointee.onlyIPv6 ? 1 : 0)
   case .timestamp: return answer.write(description.pointee.timestamps == 1 ? 1 : 0)
   case .timestampNanoseconds: return answer.write(description.pointee.timestamps == 2 ? 1 : 0)
   case .zeroCopy: return answer.write(description.pointee.zeroCopy.isOn ? 1 : 0)
@@ -198,7 +192,6 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answ
     return answer.write(&image, 8)
   case .congestion: return getCongestion(description, answer)
   case .information: return TCPInformation.get(description) { image, size in answer.write(image, size) }
-  case .hopLimit: return get(description, .stack(.timeToLive), answer)
   case .stack(let option):
     var number = 0
     let result = withShard(description) { shard, _ throws(SocketError) in

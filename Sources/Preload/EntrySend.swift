@@ -251,9 +251,13 @@ private func sendDatagram(
     let decided = Sides.becomeStack(description, fd)
     if decided != 0 { return decided }
   }
-  if let destination, !destination.address.isIPv4 { return -Errno.networkUnreachable }
-  // 65,535 less the IPv4 and UDP headers.
-  if buffers.total > 65507 { return -Errno.messageTooLong }
+  if let destination {
+    let scope = SockAddr.checkScope(name, nameLength, destination.address)
+    if scope != 0 { return scope }
+    Sides.awaitRouter(toward: destination.address)
+  }
+  // 65,535 less the UDP header; over IPv4 a little less.
+  if buffers.total > 65527 { return -Errno.messageTooLong }
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?

@@ -25,6 +25,7 @@ enum Errno {
   static var protocolNotAvailable: Int { 92 }
   static var protocolNotSupported: Int { 93 }
   static var notSupported: Int { 95 }
+  static var noDevice: Int { 19 }
   static var familyNotSupported: Int { 97 }
   static var addressInUse: Int { 98 }
   static var addressNotAvailable: Int { 99 }

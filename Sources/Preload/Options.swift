@@ -9,7 +9,7 @@ enum OptionRoute: Equatable {
   /// The placeholder remembers it: nothing that the stack does depends on it.
   case placeholder
   case receiveTimeout, sendTimeout
-  case linger, congestion, information, pendingError, onlyIPv6, hopLimit
+  case linger, congestion, information, pendingError
   /// SO_TYPE, SO_DOMAIN, SO_PROTOCOL
   case type, domain, ipProtocol
   case timestamp, timestampNanoseconds
@@ -78,12 +78,12 @@ enum Options {
 
   private static func ipv6(_ name: Int32) -> OptionRoute {
     switch name {
-    case 16: .hopLimit
+    case 16: .stack(.unicastHops)
     case 23: .stack(.mtuDiscover)
     case 24: .stack(.mtu)
     case 25: .stack(.receiveErrors)
-    case 26: .onlyIPv6
-    case 67: .stack(.typeOfService)
+    case 26: .stack(.onlyIPv6)
+    case 67: .stack(.trafficClass)
     // IPV6_MULTICAST_IF/HOPS/LOOP, IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_AUTOFLOWLABEL, IPV6_ADDR_PREFERENCES
     case 17, 18, 19, 49, 51, 66, 70, 72: .placeholder
     default: .unsupported
@@ -116,11 +116,11 @@ enum Options {
   static func isBoolean(_ option: SocketOption) -> Bool {
     switch option {
     case .reuseAddress, .reusePort, .keepAlive, .broadcast, .acceptConnections, .noDelay, .cork, .receiveErrors,
-      .packetInfo, .receiveTTL, .receiveTOS, .freeBind, .bindAddressNoPort:
+      .packetInfo, .receiveTTL, .receiveTOS, .freeBind, .bindAddressNoPort, .onlyIPv6:
       true
     case .linger, .receiveBuffer, .sendBuffer, .receiveLowWater, .maximumSegment, .keepIdle, .keepInterval, .keepCount,
       .userTimeout, .quickAck, .deferAccept, .synCount, .linger2, .windowClamp, .congestion, .notSentLowWater,
-      .typeOfService, .timeToLive, .mtuDiscover, .mtu:
+      .typeOfService, .timeToLive, .mtuDiscover, .mtu, .trafficClass, .unicastHops:
       false
     }
   }
@@ -134,8 +134,8 @@ enum Options {
 
 /// What was set before the side was known, to be replayed to the stack.
 struct RecordedOptions {
-  private static var capacity: Int { 40 }
-  private var values = InlineArray<40, Int32>(repeating: 0)
+  private static var capacity: Int { 64 }
+  private var values = InlineArray<64, Int32>(repeating: 0)
   private var isSet: UInt64 = 0
 
   mutating func record(_ option: SocketOption, _ value: Int32) {

@@ -37,8 +37,7 @@ enum Sides {
     if HostRuntime.configuration.matchesTake(address) { return .stack }
     if HostRuntime.configuration.matchesBypass(address) { return .kernel }
     if address.isLoopback { return .kernel }
-    // The stack speaks IPv4 for now.
-    return address.isIPv4 || address.isUnspecified ? .stack : .refused(failure)
+    return address.isIPv4 || address.isUnspecified || HostRuntime.configuration.hasIPv6 ? .stack : .refused(failure)
   }
 
   /// Turns an undecided socket to the stack. 0, `passToKernel` (already the kernel's, or the fallback), or a negative errno.
@@ -59,6 +58,21 @@ enum Sides {
     return result
   }
 
+  /// A program that has just begun may be faster than the first router's advertisement, without which there is no way to most
+  /// IPv6 addresses: it waits for that, but no longer than a second after the stack began.
+  static func awaitRouter(toward address: IPAddress) {
+    guard !address.isIPv4, let shard = HostRuntime.shard else { return }
+    var patience = 100
+    while patience > 0 {
+      shard.pointee.lock()
+      let isWorthIt = shard.pointee.stack.awaitsRouter(toward: address, now: shard.pointee.now())
+      shard.pointee.unlock()
+      if !isWorthIt { return }
+      anp_sleep(10_000_000)
+      patience -= 1
+    }
+  }
+
   private static func open(_ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>) -> Int
   {
     switch description.pointee.side {
@@ -69,7 +83,9 @@ enum Sides {
     let now = shard.pointee.now()
     var handle = description.pointee.handle
     let result = kernelStyle { () throws(SocketError) -> Int in
-      handle = try shard.pointee.stack.open(description.pointee.kind, cookie: description.pointee.cookie, now: now)
+      handle = try shard.pointee.stack.open(
+        description.pointee.kind, isIPv6: description.pointee.family == Family.inet6,
+        cookie: description.pointee.cookie, now: now)
       return 0
     }
     if result != 0 { return result }
@@ -83,7 +99,7 @@ enum Sides {
     }
     var bound = 0
     if description.pointee.boundToEphemeral, !Spread.isNeeded(description) {
-      bound = bindAsPlaceholder(handle, fd, shard, now)
+      bound = bindAsPlaceholder(handle, description.pointee.wildcard, fd, shard, now)
     }
     // Another thread may have decided meanwhile, with another shard's lock or none.
     anp_state_lock()
@@ -104,16 +120,16 @@ enum Sides {
 
   /// The port that the placeholder got, because getsockname may have told it to the program; any other if that is taken.
   private static func bindAsPlaceholder(
-    _ handle: SocketHandle, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
+    _ handle: SocketHandle, _ any: IPAddress, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
   ) -> Int {
     let port = placeholderPort(fd)
     let wanted = kernelStyle { () throws(SocketError) -> Int in
-      try shard.pointee.stack.bind(handle, to: Endpoint(.anyIPv4, port), now: now)
+      try shard.pointee.stack.bind(handle, to: Endpoint(any, port), now: now)
       return 0
     }
     if wanted == 0 { return 0 }
     return kernelStyle { () throws(SocketError) -> Int in
-      try shard.pointee.stack.bind(handle, to: Endpoint(.anyIPv4, 0), now: now)
+      try shard.pointee.stack.bind(handle, to: Endpoint(any, 0), now: now)
       return 0
     }
   }

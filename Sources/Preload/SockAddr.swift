@@ -2,6 +2,7 @@
 // Checks are those of inet_bind, tcp_v4_connect, tcp_v6_connect and their kin, in their order.
 
 import CSupport
+import Host
 import Netstack
 import Wire
 
@@ -57,18 +58,31 @@ enum SockAddr {
       base.storeBytes(of: UInt16(truncatingIfNeeded: family), as: UInt16.self)
       base.storeBigEndian16(endpoint.port, at: 2)
       if family == Family.inet6 {
-        // The wildcard is reported as ::, also where the stack has the IPv4 one.
-        let address = endpoint.address.isUnspecified ? IPAddress.anyIPv6 : endpoint.address
-        base.storeBigEndian32(UInt32(truncatingIfNeeded: address.high >> 32), at: 8)
-        base.storeBigEndian32(UInt32(truncatingIfNeeded: address.high), at: 12)
-        base.storeBigEndian32(UInt32(truncatingIfNeeded: address.low >> 32), at: 16)
-        base.storeBigEndian32(UInt32(truncatingIfNeeded: address.low), at: 20)
+        endpoint.address.write16(to: base, at: 8)
+        if hasScope(endpoint.address) {
+          base.storeBytes(of: HostRuntime.interfaceIndex, toByteOffset: 24, as: UInt32.self)
+        }
       } else {
         base.storeBigEndian32(endpoint.address.isUnspecified ? 0 : endpoint.address.v4.bits, at: 4)
       }
       if let destination { destination.copyMemory(from: base, byteCount: min(size, max(room, 0))) }
     }
     return UInt32(size)
+  }
+
+  /// Addresses that mean something on one link only, and are told with the link's index (RFC 4007 §5).
+  private static func hasScope(_ address: IPAddress) -> Bool {
+    !address.isIPv4 && (address.isLinkLocal || address.isLinkMulticast)
+  }
+
+  /// A link-local address must come with the index of the stack's interface (RFC 4007 §11; Linux's tcp_v6_connect, inet6_bind).
+  /// 0 or a negative errno. The stack has been started.
+  static func checkScope(_ sockaddr: UnsafeRawPointer?, _ length: UInt32, _ address: IPAddress) -> Int {
+    guard !address.isIPv4, address.isLinkLocal, let sockaddr else { return 0 }
+    guard Int(length) >= inet6Size else { return -Errno.invalid }
+    let scope = sockaddr.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
+    if scope == 0 { return -Errno.invalid }
+    return scope == HostRuntime.interfaceIndex ? 0 : -Errno.noDevice
   }
 
   /// Writes `endpoint` to the caller's `address`/`length` pair (getsockname, accept, recvfrom). 0 or a negative errno.

@@ -153,10 +153,10 @@ enum Spread {
         return
       }
       do throws(SocketError) {
-        try bind(description, Endpoint(.anyIPv4, port), now)
+        try bind(description, Endpoint(description.pointee.wildcard, port), now)
       } catch {
         guard error == .addressInUse else { throw error }
-        try bind(description, Endpoint(.anyIPv4, 0), now)
+        try bind(description, Endpoint(description.pointee.wildcard, 0), now)
       }
     }
   }

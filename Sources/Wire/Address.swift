@@ -19,6 +19,13 @@ package struct MACAddress: Equatable, Sendable {
     bytes.storeBigEndian16(UInt16(truncatingIfNeeded: bits), at: offset + 4)
   }
 
+  /// The hardware address of an IP multicast group (RFC 1112 §6.4, RFC 2464 §7).
+  package init(group: IPAddress) {
+    bits =
+      group.isIPv4
+      ? 0x0100_5e00_0000 | UInt64(group.v4.bits & 0x7f_ffff) : 0x3333_0000_0000 | group.low & 0xffff_ffff
+  }
+
   package static var broadcast: MACAddress { MACAddress(bits: 0xffff_ffff_ffff) }
   package static var zero: MACAddress { MACAddress(bits: 0) }
   /// Group bit (IEEE 802.3 §3.2.3): set for multicast and broadcast.
@@ -80,6 +87,35 @@ package struct IPAddress: Equatable, Sendable {
   package var isUnspecified: Bool { high == 0 && (low == 0 || low == 0xffff_0000_0000) }
   package var isLoopback: Bool { isIPv4 ? v4.isLoopback : high == 0 && low == 1 }
   package var isMulticast: Bool { isIPv4 ? v4.isMulticast : high >> 56 == 0xff }
+  /// fe80::/10 (RFC 4291 §2.5.6), 169.254.0.0/16 (RFC 3927).
+  package var isLinkLocal: Bool { isIPv4 ? v4.bits >> 16 == 0xa9fe : high >> 54 == 0xfe80 >> 6 }
+  /// ff02::/16 and the other scopes that do not leave the link (RFC 4291 §2.7); 224.0.0.0/24.
+  package var isLinkMulticast: Bool { isIPv4 ? v4.bits >> 8 == 0xe00000 : high >> 56 == 0xff && high >> 48 & 0xf <= 2 }
+
+  /// The group in which a node listens for questions after this address (RFC 4291 §2.7.1).
+  package var solicitedNode: IPAddress { IPAddress(high: 0xff02 << 48, low: 0x1_ff00_0000 | low & 0xff_ffff) }
+  /// ff02::1, ff02::2: all nodes and all routers of the link.
+  package static var allNodes: IPAddress { IPAddress(high: 0xff02 << 48, low: 1) }
+  package static var allRouters: IPAddress { IPAddress(high: 0xff02 << 48, low: 2) }
+
+  @inline(__always)
+  package func write16(to bytes: UnsafeMutableRawPointer, at offset: Int) {
+    bytes.storeBigEndian64(high, at: offset)
+    bytes.storeBigEndian64(low, at: offset + 8)
+  }
+
+  /// The address of `prefix` (of at most 64 bits) whose interface identifier is the modified EUI-64 of `hardware`
+  /// (RFC 4291 appendix A).
+  package init(prefix: UInt64, hardware: MACAddress) {
+    high = prefix
+    low = (hardware.bits >> 24 ^ 0x02_0000) << 40 | 0xfffe << 24 | hardware.bits & 0xff_ffff
+  }
+
+  /// How many leading bits are equal, of 128.
+  package func commonPrefix(_ other: IPAddress) -> Int {
+    let different = high ^ other.high
+    return different != 0 ? different.leadingZeroBitCount : 64 + (low ^ other.low).leadingZeroBitCount
+  }
 }
 
 /// An address and a port (host byte order): one end of a conversation.

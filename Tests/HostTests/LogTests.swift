@@ -82,7 +82,7 @@ struct LogTests {
       }.hasSuffix("arp   debug out who has 198.18.0.5? tell 198.18.0.4"))
     #expect(
       line(.arp, .neighborResolved) {
-        $0.a = 0xc612_0005
+        $0.tuple.remote = Endpoint(IPAddress(IPv4Address(198, 18, 0, 5)), 0)
         $0.b = 0x0200_5e10_0001
       }.hasSuffix("neighbor 198.18.0.5 is at 02:00:5e:10:00:01"))
     #expect(

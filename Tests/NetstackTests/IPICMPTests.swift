@@ -60,12 +60,12 @@ struct ICMPv4Tests {
     #expect(Array(contents(message)[8...]) == Array(contents(packet).prefix(548)))
     #expect(message.headroom >= 14 + 20)
     if payloadLength >= 8 {
-      let read = ICMPv4Error(message.readable)
-      #expect(read?.type == 3 && read?.code == 3 && read?.quoted.source == peer && read?.nextHopMTU == 0x1234)
-      #expect(read?.sourcePort == 0x0001 && read?.destinationPort == 0x0203)
+      let read = ICMPError(v4: message.readable)
+      #expect(read?.type == 3 && read?.code == 3 && read?.rest == 0x1234 && read?.nextHopMTU == nil)
+      #expect(read?.quoted.local == Endpoint(IPAddress(peer), 0x0001) && read?.quoted.remote.port == 0x0203)
       #expect(read?.sequence == SequenceNumber(0x0405_0607))
     } else {
-      #expect(ICMPv4Error(message.readable) == nil, "too little to find a socket by")
+      #expect(ICMPError(v4: message.readable) == nil, "too little to find a socket by")
     }
     pool.release(message)
     pool.release(packet)
@@ -83,7 +83,7 @@ struct ICMPv4Tests {
     for length in 0...bytes.count {
       // A copy of its own size, so that reading beyond the end shows under AddressSanitizer.
       let cut = Array(bytes[0..<length])
-      let read = cut.withUnsafeBytes { ICMPv4Error($0) }
+      let read = cut.withUnsafeBytes { ICMPError(v4: $0) }
       #expect((read != nil) == (length == bytes.count))
     }
     pool.release(message)
@@ -135,7 +135,7 @@ struct ICMPv4Tests {
     func meaning(_ type: UInt8, _ code: UInt8) -> (error: SocketError, fatal: Bool)? {
       let message = ICMPv4Messages.makeError(type: type, code: code, about: packet, pool: &pool)!
       defer { pool.release(message) }
-      return ICMPv4Error(message.readable)?.meaning
+      return ICMPError(v4: message.readable)?.meaning
     }
     for (code, error, fatal) in expected {
       let found = meaning(3, code)

@@ -129,6 +129,8 @@ struct RouteTableTests {
     #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero)?.kind == .broadcast)
     #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero)?.nextHop == IPAddress(.limitedBroadcast))
     #expect(table.lookup(address(224, 0, 0, 1), now: .zero)?.kind == .multicast)
+    table.add(
+      Route(.local, prefix: IPAddress(here), prefixLength: 32, gateway: nil, source: IPAddress(here), mtu: 1500))
     #expect(table.lookup(IPAddress(here), now: .zero)?.kind == .local)
     table.add(
       Route(
@@ -312,7 +314,7 @@ struct ReassemblyTests {
     _ packet: PacketBuffer, to reassembly: inout Reassembly, now: Instant = .zero, settings: Settings? = nil,
     pool: inout BufferPool
   ) -> ReassemblyVerdict {
-    reassembly.add(packet, header(packet)!, now: now, settings: settings ?? self.settings, pool: &pool)
+    reassembly.add(packet, FragmentPlace(header(packet)!), now: now, settings: settings ?? self.settings, pool: &pool)
   }
 
   private func describe(_ verdict: ReassemblyVerdict) -> String {

@@ -63,15 +63,15 @@ struct OptionsTests {
     #expect(route(Level.ip, IP_RECVERR) == .stack(.receiveErrors))
     #expect(route(Level.ip, IP_FREEBIND) == .stack(.freeBind))
     #expect(route(Level.ip, IP_ADD_MEMBERSHIP) == .unsupported)
-    #expect(route(Level.ipv6, IPV6_V6ONLY) == .onlyIPv6)
-    #expect(route(Level.ipv6, IPV6_TCLASS) == .stack(.typeOfService))
-    #expect(route(Level.ipv6, IPV6_UNICAST_HOPS) == .hopLimit)
+    #expect(route(Level.ipv6, IPV6_V6ONLY) == .stack(.onlyIPv6))
+    #expect(route(Level.ipv6, IPV6_TCLASS) == .stack(.trafficClass))
+    #expect(route(Level.ipv6, IPV6_UNICAST_HOPS) == .stack(.unicastHops))
   }
 
   @Test("no option of the stack is out of reach but those that have a form of their own")
   func complete() {
     var reached: [SocketOption] = [.linger, .congestion]
-    for level in [Level.socket, Level.ip, Level.tcp] {
+    for level in [Level.socket, Level.ip, Level.ipv6, Level.tcp] {
       for name: Int32 in 0..<80 {
         if case .stack(let option) = route(level, name) { reached.append(option) }
       }

@@ -111,7 +111,7 @@ struct SockAddrTests {
       }
       return bytes
     }
-    #expect(image(Endpoint(.anyIPv4, 80)) == inet6([0], port: 80))
+    #expect(image(Endpoint(.anyIPv6, 80)) == inet6([0], port: 80))
     #expect(
       image(Endpoint(IPAddress(IPv4Address(198, 18, 0, 5)), 80)) == inet6([0xff, 0xff, 198, 18, 0, 5], port: 80))
   }

@@ -12,6 +12,11 @@ package enum Counter: Int, CaseIterable, Sendable {
   // IP
   case ipInReceives, ipInDelivers, ipOutRequests, ipForwDatagrams
   case ipReasmReqds, ipReasmOKs, ipReasmFails, ipReasmTimeout, ipFragOKs, ipFragFails, ipFragCreates, ipOutNoRoutes
+  // IPv6
+  case ip6InReceives, ip6InDelivers, ip6OutRequests, ip6OutNoRoutes
+  case icmp6InMsgs, icmp6InErrors, icmp6InEchos, icmp6OutMsgs, icmp6OutEchoReplies
+  case ndpInSolicitations, ndpInAdvertisements, ndpInRouterAdvertisements, ndpOutSolicitations, ndpOutAdvertisements
+  case ndpConflicts
   // ARP
   case arpInRequests, arpInReplies, arpOutRequests, arpOutReplies, arpConflicts
   // ICMP
@@ -61,6 +66,21 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .ipFragFails: "IpFragFails"
     case .ipFragCreates: "IpFragCreates"
     case .ipOutNoRoutes: "IpOutNoRoutes"
+    case .ip6InReceives: "Ip6InReceives"
+    case .ip6InDelivers: "Ip6InDelivers"
+    case .ip6OutRequests: "Ip6OutRequests"
+    case .ip6OutNoRoutes: "Ip6OutNoRoutes"
+    case .icmp6InMsgs: "Icmp6InMsgs"
+    case .icmp6InErrors: "Icmp6InErrors"
+    case .icmp6InEchos: "Icmp6InEchos"
+    case .icmp6OutMsgs: "Icmp6OutMsgs"
+    case .icmp6OutEchoReplies: "Icmp6OutEchoReplies"
+    case .ndpInSolicitations: "Icmp6InNeighborSolicits"
+    case .ndpInAdvertisements: "Icmp6InNeighborAdvertisements"
+    case .ndpInRouterAdvertisements: "Icmp6InRouterAdvertisements"
+    case .ndpOutSolicitations: "Icmp6OutNeighborSolicits"
+    case .ndpOutAdvertisements: "Icmp6OutNeighborAdvertisements"
+    case .ndpConflicts: "NdpConflicts"
     case .arpInRequests: "ArpInRequests"
     case .arpInReplies: "ArpInReplies"
     case .arpOutRequests: "ArpOutRequests"
@@ -132,9 +152,10 @@ package enum Counter: Int, CaseIterable, Sendable {
 /// Why a packet was thrown away. Every drop counts under exactly one of these.
 package enum DropReason: Int, CaseIterable, Sendable {
   case ethernetTooShort, ethernetUnknownType, ethernetOtherHost
-  case arpMalformed, neighborQueueFull, neighborUnreachable
+  case arpMalformed, ndpMalformed, neighborQueueFull, neighborUnreachable
   case ipTruncated, ipVersion, ipHeaderLength, ipTotalLength, ipChecksum, ipNotForUs, ipMartianSource, ipUnknownProtocol
-  case ipTimeToLive, ipNoRoute, fragmentOverlap, fragmentTooLong, fragmentMemory, fragmentTimeout, fragmentECN
+  case ipTimeToLive, ipNoRoute, ipExtensionHeader, fragmentOverlap, fragmentTooLong, fragmentMemory, fragmentTimeout,
+    fragmentECN
   case icmpMalformed, icmpChecksum, icmpBroadcastEcho, icmpRateLimited
   case udpMalformed, udpChecksum, udpNoSocket, udpReceiveBufferFull
   case tcpMalformed, tcpChecksum, tcpNoSocket, tcpInvalidFlags, tcpSequenceOutOfWindow, tcpOldAck, tcpUnacceptableAck
@@ -148,6 +169,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case .ethernetUnknownType: "ethernet-unknown-type"
     case .ethernetOtherHost: "ethernet-other-host"
     case .arpMalformed: "arp-malformed"
+    case .ndpMalformed: "ndp-malformed"
     case .neighborQueueFull: "neighbor-queue-full"
     case .neighborUnreachable: "neighbor-unreachable"
     case .ipTruncated: "ip-truncated"
@@ -160,6 +182,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case .ipUnknownProtocol: "ip-unknown-protocol"
     case .ipTimeToLive: "ip-time-to-live"
     case .ipNoRoute: "ip-no-route"
+    case .ipExtensionHeader: "ip-extension-header"
     case .fragmentOverlap: "fragment-overlap"
     case .fragmentTooLong: "fragment-too-long"
     case .fragmentMemory: "fragment-memory"
@@ -199,7 +222,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
 
 /// All counters of one stack. Written only by whoever holds the stack.
 package struct Statistics: Sendable {
-  private var counters = InlineArray<96, UInt64>(repeating: 0)
+  private var counters = InlineArray<160, UInt64>(repeating: 0)
   private var dropCounters = InlineArray<64, UInt64>(repeating: 0)
 
   package init() {}

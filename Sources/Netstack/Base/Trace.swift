@@ -90,10 +90,16 @@ package enum TraceKind: UInt8, Sendable {
   case arpRequestIn, arpRequestOut, arpReplyIn, arpReplyOut, arpAnnounce
   /// Somebody else uses our address (RFC 5227 §2.4): a = address, b = their hardware address.
   case arpConflict
-  /// A neighbour resolved (b = hardware address) or failed: a = IPv4.
+  /// A neighbour resolved (b = hardware address) or failed: the tuple's remote end.
   case neighborResolved, neighborFailed
+  /// Neighbour discovery (RFC 4861). a, b = the two halves of the target.
+  case solicitationIn, solicitationOut, advertisementIn, advertisementOut
+  /// A router told of itself: a = lifetime in seconds, b = prefixes.
+  case routerAdvertised
+  /// Somebody else has an address that we were about to use (RFC 4862 §5.4): the tuple's local end.
+  case duplicateAddress
   /// An ICMP message came in or went out: a = type << 8 | code.
-  case icmpIn, icmpOut
+  case icmpIn, icmpOut, icmp6In, icmp6Out
   /// A UDP datagram in or out: `length`.
   case datagramIn, datagramOut
   /// An IP datagram was put together (a = bytes), was cut (a = bytes, b = pieces).

@@ -48,4 +48,6 @@ package enum TimerKind {
   package static let timeWait: UInt8 = 4
   package static let neighbor: UInt8 = 5
   package static let reassembly: UInt8 = 6
+  /// Addresses, routers and prefixes: questions and lifetimes.
+  package static let interface: UInt8 = 7
 }

@@ -1,5 +1,5 @@
-// Owns: cutting an IPv4 packet that is larger than the path's MTU into fragments. Read first: RFC 791 §2.3 and §3.2
-// ("Fragmentation"), RFC 6864 (the identification field). The caller has judged DF.
+// Owns: cutting a packet that is larger than the path's MTU into fragments. Read first: RFC 791 §2.3 and §3.2 ("Fragmentation"),
+// RFC 6864 (the identification field), RFC 8200 §4.5. The caller has judged DF.
 
 import Wire
 
@@ -36,6 +36,36 @@ package enum Fragmentation {
       piece.storage.pointee.nextHop = packet.storage.pointee.nextHop
       piece.storage.pointee.source = packet.storage.pointee.source
       piece.storage.pointee.destination = packet.storage.pointee.destination
+      queue.append(piece)
+      offset += length
+    }
+    return queue
+  }
+
+  /// The same for a packet that starts with a plain IPv6 header; `mtu` is at least 1280.
+  package static func cutIPv6(
+    _ packet: PacketBuffer, mtu: Int, identification: UInt32, pool: inout BufferPool
+  ) -> PacketQueue? {
+    let headers = IPv6Header.length + IPv6Fragment.length
+    guard var header = IPv6Header(quoted: packet.readable) else { return nil }
+    let perPiece = (mtu - headers) & ~7
+    let payload = packet.count - IPv6Header.length
+    let proto = header.nextHeader
+    header.nextHeader = IPv6Extension.fragment
+    var queue = PacketQueue()
+    var offset = 0
+    while offset < payload {
+      let length = min(perPiece, payload - offset)
+      guard let piece = copy(packet, from: IPv6Header.length + offset, length: length, pool: &pool) else {
+        pool.releaseAll(&queue)
+        return nil
+      }
+      let base = piece.push(headers)
+      header.payloadLength = IPv6Fragment.length + length
+      header.write(to: base)
+      IPv6Fragment(
+        nextHeader: proto, offset: offset, moreFollow: offset + length < payload, identification: identification
+      ).write(to: base + IPv6Header.length)
       queue.append(piece)
       offset += length
     }

@@ -1,76 +1,7 @@
-// Owns: the ICMPv4 messages the stack sends and what those it receives mean. Read first: RFC 792, RFC 1122 §3.2.2 (when not
-// to send, what to quote, what to do), RFC 1812 §4.3.2 (quote as much as fits in 576 bytes; rate limit). Errors are mapped to
-// socket errors as Linux does (net/ipv4/icmp.c, icmp_err_convert).
+// Owns: the ICMPv4 messages the stack sends. Read first: RFC 792, RFC 1122 §3.2.2 (when not to send, what to quote), RFC 1812
+// §4.3.2 (quote as much as fits in 576 bytes; rate limit).
 
 import Wire
-
-/// An ICMP error that came in, with the packet of ours that it quotes.
-package struct ICMPv4Error {
-  package var type: UInt8
-  package var code: UInt8
-  /// The header of the packet that caused the error: its source is ours.
-  package var quoted: IPv4Header
-  /// The first eight bytes of its payload: ports, and TCP's sequence number or UDP's length and checksum.
-  package var sourcePort: UInt16
-  package var destinationPort: UInt16
-  package var sequence: SequenceNumber
-  /// "Fragmentation needed": the next-hop MTU (RFC 1191 §4), 0 from an old router.
-  package var nextHopMTU: Int
-
-  /// Reads an ICMP message whose checksum has been verified; nil where it is no error, or quotes too little to find a
-  /// socket (RFC 792: the header and 64 bits).
-  package init?(_ message: UnsafeRawBufferPointer) {
-    guard let header = ICMPv4Header(message), ICMPv4Messages.isError(header.type) else { return nil }
-    let inner = UnsafeRawBufferPointer(rebasing: message[ICMPv4Header.length...])
-    guard let quoted = IPv4Header(quoted: inner), inner.count >= quoted.headerLength + 8, let base = inner.baseAddress
-    else { return nil }
-    // Ports are in the first fragment only.
-    guard quoted.fragmentOffset == 0 else { return nil }
-    type = header.type
-    code = header.code
-    self.quoted = quoted
-    sourcePort = base.bigEndian16(at: quoted.headerLength)
-    destinationPort = base.bigEndian16(at: quoted.headerLength + 2)
-    sequence = SequenceNumber(base.bigEndian32(at: quoted.headerLength + 4))
-    nextHopMTU = Int(header.rest & 0xffff)
-  }
-
-  package var isFragmentationNeeded: Bool {
-    type == ICMPv4Header.destinationUnreachable && code == ICMPv4Header.Unreachable.fragmentationNeeded
-  }
-
-  /// What a socket is told. `fatal` ends a connection attempt or is reported at once; what is not fatal is remembered and
-  /// told only if the connection times out (RFC 1122 §4.2.3.9; tcp(7)). nil for messages that sockets do not see.
-  package var meaning: (error: SocketError, fatal: Bool)? {
-    switch (type, code) {
-    case (ICMPv4Header.destinationUnreachable, 0): (.networkUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 1): (.hostUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 2): (.protocolUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 3): (.connectionRefused, true)
-    case (ICMPv4Header.destinationUnreachable, 4): (.messageTooLong, false)
-    // Source route failed: EOPNOTSUPP.
-    case (ICMPv4Header.destinationUnreachable, 5): (.notSupported, false)
-    // Destination network unknown, host unknown.
-    case (ICMPv4Header.destinationUnreachable, 6): (.networkUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 7): (.hostDown, true)
-    // Source host isolated: Linux's ENONET, which the stack's errors do not have.
-    case (ICMPv4Header.destinationUnreachable, 8): (.hostUnreachable, true)
-    // Administratively prohibited: network, host.
-    case (ICMPv4Header.destinationUnreachable, 9): (.networkUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 10): (.hostUnreachable, true)
-    // Unreachable for this type of service: network, host.
-    case (ICMPv4Header.destinationUnreachable, 11): (.networkUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 12): (.hostUnreachable, false)
-    // Filtered, precedence violation, precedence cut-off (RFC 1812 §5.2.7.1).
-    case (ICMPv4Header.destinationUnreachable, 13...15): (.hostUnreachable, true)
-    case (ICMPv4Header.timeExceeded, _): (.hostUnreachable, false)
-    // Linux's EPROTO, which the stack's errors do not have.
-    case (ICMPv4Header.parameterProblem, _): (.protocolNotAvailable, true)
-    // Source quench is ignored (RFC 6633); redirects concern routing alone.
-    default: nil
-    }
-  }
-}
 
 package enum ICMPv4Messages {
   /// Code of `timeExceeded`: reassembly took too long.

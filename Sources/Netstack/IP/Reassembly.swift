@@ -1,5 +1,6 @@
-// Owns: putting IPv4 datagrams together from their fragments. Read first: RFC 791 §3.2 ("Reassembly"), RFC 815, RFC 1122
-// §3.3.2 (time-out), RFC 1858 and RFC 5722 §3 (why overlaps are refused), RFC 3168 §5.3 (ECN); limits are Linux's ipfrag_*.
+// Owns: putting datagrams together from their fragments, IPv4's and IPv6's. Read first: RFC 791 §3.2 ("Reassembly"), RFC 815,
+// RFC 1122 §3.3.2 (time-out), RFC 8200 §4.5, RFC 1858 and RFC 5722 §3 (why overlaps are refused), RFC 3168 §5.3 (ECN); limits are
+// Linux's ipfrag_*, for both families together.
 //
 // The fragments of a datagram wait in a queue sorted by offset; while a packet is in it, its storage's `sequence` and
 // `endSequence` hold the first and the last-plus-one byte of its payload in the datagram. A datagram is whole when the bytes
@@ -12,10 +13,63 @@
 
 import Wire
 
+/// What a fragment's headers say of it and of its place in the datagram.
+package struct FragmentPlace {
+  var source: IPAddress
+  var destination: IPAddress
+  var identification: UInt32
+  /// IPv4 has datagrams of different protocols apart (RFC 791); IPv6 has not: 0.
+  var proto: UInt8
+  /// Of the fragment's payload in the datagram, bytes.
+  var start: Int
+  var moreFollow: Bool
+  /// In front of the payload: for IPv6 up to the fragment header's end.
+  var headerLength: Int
+  /// Headers and payload, bytes.
+  var totalLength: Int
+  var ecn: UInt8
+  /// IPv6: where the number of the fragment header stands, and the number that takes its place.
+  var before = 0
+  var nextHeader: UInt8 = 0
+
+  /// A fragment whose header has been parsed.
+  package init(_ header: IPv4Header) {
+    source = IPAddress(header.source)
+    destination = IPAddress(header.destination)
+    identification = UInt32(header.identification)
+    proto = header.proto
+    start = header.fragmentOffset
+    moreFollow = header.flags & IPv4Header.flagMoreFragments != 0
+    headerLength = header.headerLength
+    totalLength = header.totalLength
+    ecn = header.typeOfService & 3
+  }
+
+  /// `offset` is the fragment header's in the packet.
+  package init(_ header: IPv6Header, _ fragment: IPv6Fragment, at offset: Int, before: Int) {
+    source = header.source
+    destination = header.destination
+    identification = fragment.identification
+    proto = 0
+    start = fragment.offset
+    moreFollow = fragment.moreFollow
+    headerLength = offset + IPv6Fragment.length
+    totalLength = IPv6Header.length + header.payloadLength
+    ecn = header.trafficClass & 3
+    self.before = before
+    nextHeader = fragment.nextHeader
+  }
+
+  var isIPv6: Bool { !destination.isIPv4 }
+  /// Most bytes of a datagram's payload: 65,535 less the smallest header, or IPv6's limit, which does not count its header.
+  var maximumPayload: Int { isIPv6 ? 65535 : 65535 - IPv4Header.minimumLength }
+}
+
 package enum ReassemblyVerdict {
   /// Kept; more is missing.
   case waiting
-  /// The datagram is whole: a 20…60-byte header with its checksum, then all of the payload. The caller's to release.
+  /// The datagram is whole: the first fragment's headers without a trace of the cut, then all of the payload. The caller's to
+  /// release.
   case complete(PacketBuffer)
   /// The fragment is gone, and with it what had come of its datagram if the reason is an overlap or a length.
   case dropped(DropReason)
@@ -23,10 +77,14 @@ package enum ReassemblyVerdict {
 
 package struct Reassembly: ~Copyable {
   private struct Datagram {
-    var source: IPv4Address
-    var destination: IPv4Address
-    var identification: UInt16
+    var source: IPAddress
+    var destination: IPAddress
+    var identification: UInt32
     var proto: UInt8
+    /// Of the first fragment (FragmentPlace's).
+    var headerLength = 0
+    var before = 0
+    var nextHeader: UInt8 = 0
     /// Which ECN codepoints have been seen: bit n for codepoint n.
     var ecn: UInt8 = 0
     var fragments = PacketQueue()
@@ -49,8 +107,6 @@ package struct Reassembly: ~Copyable {
   private static var none: UInt32 { .max }
   private static var bucketCount: Int { 64 }
   private static var sourceCounters: Int { 256 }
-  /// Most bytes of a datagram's payload: 65535 less the smallest header.
-  private static var maximumPayload: Int { 65535 - IPv4Header.minimumLength }
   /// What of a large datagram lies in the linear area, behind the IP header: every transport's header.
   private static var linearPayload: Int { 256 }
 
@@ -82,19 +138,19 @@ package struct Reassembly: ~Copyable {
 
   // MARK: Fragments come in
 
-  /// Takes a fragment (`header.isFragment`) whose data starts at its IP header and ends at the datagram's end.
+  /// Takes a fragment whose data starts at its IP header and ends at the datagram's end.
   package mutating func add(
-    _ packet: PacketBuffer, _ header: IPv4Header, now: Instant, settings: borrowing Settings, pool: inout BufferPool
+    _ packet: PacketBuffer, _ place: FragmentPlace, now: Instant, settings: borrowing Settings, pool: inout BufferPool
   ) -> ReassemblyVerdict {
-    let start = header.fragmentOffset
-    let end = start + header.totalLength - header.headerLength
-    guard end <= Self.maximumPayload, packet.count >= header.totalLength else {
+    let start = place.start
+    let end = start + place.totalLength - place.headerLength
+    guard end <= place.maximumPayload, packet.count >= place.totalLength else {
       pool.release(packet)
       return .dropped(.fragmentTooLong)
     }
-    let sourceCount = countSource(header.source)
-    let bucket = bucket(header)
-    var index = find(header, bucket)
+    let sourceCount = countSource(place.source)
+    let bucket = bucket(place.source, place.destination, place.identification, place.proto)
+    var index = find(place, bucket)
     if index != Self.none, tooFar(index, sourceCount, settings.ipfragMaxDistance) {
       // So many others came in between that the identification may be in use again (RFC 4963).
       discard(index, &pool)
@@ -106,7 +162,7 @@ package struct Reassembly: ~Copyable {
       return .dropped(.fragmentMemory)
     }
     if index == Self.none {
-      index = create(header, bucket, sourceCount, deadline: now + .seconds(settings.ipfragTime))
+      index = create(place, bucket, sourceCount, deadline: now + .seconds(settings.ipfragTime))
       guard index != Self.none else {
         pool.release(packet)
         return .dropped(.fragmentMemory)
@@ -115,13 +171,13 @@ package struct Reassembly: ~Copyable {
     let datagram = datagrams.pointer(at: index)
     datagram.pointee.sourceCount = sourceCount
 
-    let isLast = header.flags & IPv4Header.flagMoreFragments == 0
+    let isLast = !place.moreFollow
     if let reason = Self.checkLength(datagram, start: start, end: end, isLast: isLast) {
       pool.release(packet)
       discard(index, &pool)
       return .dropped(reason)
     }
-    packet.trim(to: header.totalLength)
+    packet.trim(to: place.totalLength)
     packet.storage.pointee.sequence = SequenceNumber(UInt32(start))
     packet.storage.pointee.endSequence = SequenceNumber(UInt32(end))
     switch Self.place(packet, in: datagram) {
@@ -137,7 +193,12 @@ package struct Reassembly: ~Copyable {
     if isLast { datagram.pointee.lastSeen = true }
     datagram.pointee.length = max(datagram.pointee.length, end)
     datagram.pointee.received += end - start
-    datagram.pointee.ecn |= 1 << (header.typeOfService & 3)
+    datagram.pointee.ecn |= 1 << place.ecn
+    if start == 0 {
+      datagram.pointee.headerLength = place.headerLength
+      datagram.pointee.before = place.before
+      datagram.pointee.nextHeader = place.nextHeader
+    }
     datagram.pointee.memory += packet.truesize
     memory += packet.truesize
     guard datagram.pointee.lastSeen, datagram.pointee.received == datagram.pointee.length else { return .waiting }
@@ -164,7 +225,7 @@ package struct Reassembly: ~Copyable {
       return end < datagram.pointee.length || datagram.pointee.lastSeen && end != datagram.pointee.length
         ? .fragmentOverlap : nil
     }
-    // Only the last may have an odd length (RFC 791 §3.2).
+    // Only the last may have an odd length (RFC 791 §3.2, RFC 8200 §4.5).
     guard (end - start) & 7 == 0 else { return .fragmentTooLong }
     return datagram.pointee.lastSeen && end > datagram.pointee.length ? .fragmentOverlap : nil
   }
@@ -204,10 +265,11 @@ package struct Reassembly: ~Copyable {
     guard let first = datagram.pointee.fragments.first,
       let base = first.readable.baseAddress, let whole = pool.allocateForTransmit()
     else { return nil }
-    // The first fragment's header, with its options, is the datagram's.
-    let headerLength = Int(base.byte(at: 0) & 0xf) * 4
+    // The first fragment's headers, with their options, are the datagram's; but for IPv6's fragment header, the last of them.
+    let isIPv6 = !datagram.pointee.destination.isIPv4
+    let headerLength = datagram.pointee.headerLength - (isIPv6 ? IPv6Fragment.length : 0)
     let length = datagram.pointee.length
-    guard headerLength + length <= 65535 else {
+    guard headerLength + length <= 65535 + (isIPv6 ? IPv6Header.length : 0) else {
       pool.release(whole)
       return nil
     }
@@ -223,7 +285,14 @@ package struct Reassembly: ~Copyable {
     }
     let header = whole.put(headerLength)
     header.copyMemory(from: base, byteCount: headerLength)
-    Self.finish(header, headerLength, length: length, ecn: datagram.pointee.ecn)
+    if isIPv6 {
+      header.storeBigEndian16(UInt16(truncatingIfNeeded: headerLength + length - IPv6Header.length), at: 4)
+      header.storeByte(datagram.pointee.nextHeader, at: datagram.pointee.before)
+      // Congestion experienced by one fragment was experienced by all (RFC 3168 §5.3).
+      if datagram.pointee.ecn & 0b1000 != 0 { header.storeByte(UnsafeRawPointer(header).byte(at: 1) | 0x30, at: 1) }
+    } else {
+      Self.finish(header, headerLength, length: length, ecn: datagram.pointee.ecn)
+    }
 
     let linearBase = whole.put(linear)
     var packet: PacketBuffer? = first
@@ -288,16 +357,20 @@ package struct Reassembly: ~Copyable {
 
   // MARK: Datagrams
 
-  private func bucket(_ header: IPv4Header) -> Int {
+  private func bucket(_ source: IPAddress, _ destination: IPAddress, _ identification: UInt32, _ proto: UInt8) -> Int {
     var hash = SipHash(key)
-    hash.add(UInt64(header.source.bits) << 32 | UInt64(header.destination.bits))
-    hash.add(UInt64(header.identification) << 8 | UInt64(header.proto))
+    hash.add(source.high)
+    hash.add(source.low)
+    hash.add(destination.high)
+    hash.add(destination.low)
+    hash.add(UInt64(identification) << 8 | UInt64(proto))
     return Int(truncatingIfNeeded: hash.finish() % UInt64(Self.bucketCount))
   }
 
-  private mutating func countSource(_ source: IPv4Address) -> UInt32 {
+  private mutating func countSource(_ source: IPAddress) -> UInt32 {
     var hash = SipHash(key)
-    hash.add(UInt64(source.bits))
+    hash.add(source.high)
+    hash.add(source.low)
     let at = Int(truncatingIfNeeded: hash.finish() % UInt64(Self.sourceCounters))
     sourceCounts[at] &+= 1
     return sourceCounts[at]
@@ -307,12 +380,12 @@ package struct Reassembly: ~Copyable {
     maximum > 0 && Int(sourceCount &- datagrams.pointer(at: index).pointee.sourceCount) > maximum
   }
 
-  private func find(_ header: IPv4Header, _ bucket: Int) -> UInt32 {
+  private func find(_ place: FragmentPlace, _ bucket: Int) -> UInt32 {
     var index = buckets[bucket]
     while index != Self.none {
       let datagram = datagrams.pointer(at: index)
-      if datagram.pointee.identification == header.identification, datagram.pointee.source == header.source,
-        datagram.pointee.destination == header.destination, datagram.pointee.proto == header.proto
+      if datagram.pointee.identification == place.identification, datagram.pointee.source == place.source,
+        datagram.pointee.destination == place.destination, datagram.pointee.proto == place.proto
       {
         return index
       }
@@ -322,13 +395,13 @@ package struct Reassembly: ~Copyable {
   }
 
   private mutating func create(
-    _ header: IPv4Header, _ bucket: Int, _ sourceCount: UInt32, deadline: Instant
+    _ place: FragmentPlace, _ bucket: Int, _ sourceCount: UInt32, deadline: Instant
   ) -> UInt32 {
     guard
       let handle = datagrams.insert(
         Datagram(
-          source: header.source, destination: header.destination, identification: header.identification,
-          proto: header.proto, sourceCount: sourceCount, deadline: deadline, next: buckets[bucket]))
+          source: place.source, destination: place.destination, identification: place.identification,
+          proto: place.proto, sourceCount: sourceCount, deadline: deadline, next: buckets[bucket]))
     else { return Self.none }
     let index = handle.index
     buckets[bucket] = index
@@ -357,9 +430,7 @@ package struct Reassembly: ~Copyable {
     if newer == Self.none { newest = older } else { datagrams.pointer(at: newer).pointee.older = older }
 
     let bucket = bucket(
-      IPv4Header(
-        proto: datagram.pointee.proto, source: datagram.pointee.source, destination: datagram.pointee.destination,
-        payloadLength: 0, identification: datagram.pointee.identification))
+      datagram.pointee.source, datagram.pointee.destination, datagram.pointee.identification, datagram.pointee.proto)
     if buckets[bucket] == index {
       buckets[bucket] = datagram.pointee.next
     } else {

@@ -6,16 +6,23 @@ import Wire
 
 /// A way to a network. IPv4 prefixes are given in IPv4's own lengths (0…32).
 package struct Route: Sendable {
+  /// Linux's route types.
+  package enum Kind: Sendable { case unicast, local, blackhole, unreachable, prohibit }
+
+  package var kind: Kind
   package var prefix: IPAddress
   package var prefixLength: Int
   /// nil where the network is on the link.
   package var gateway: IPAddress?
-  /// What to send from, if the program has not bound an address.
+  /// What to send from, if the program has not bound an address; unspecified where RFC 6724 is to choose.
   package var source: IPAddress
   /// Largest IP packet, bytes.
   package var mtu: Int
 
-  package init(prefix: IPAddress, prefixLength: Int, gateway: IPAddress?, source: IPAddress, mtu: Int) {
+  package init(
+    _ kind: Kind = .unicast, prefix: IPAddress, prefixLength: Int, gateway: IPAddress?, source: IPAddress, mtu: Int
+  ) {
+    self.kind = kind
     self.prefix = prefix
     self.prefixLength = prefixLength
     self.gateway = gateway
@@ -27,7 +34,7 @@ package struct Route: Sendable {
 /// The answer for one destination. A connection may keep it as long as `RouteTable.generation` stays the same and `expires`
 /// has not come.
 package struct RouteDecision: Sendable {
-  package enum Kind: Sendable { case unicast, local, broadcast, multicast }
+  package enum Kind: Sendable { case unicast, local, broadcast, multicast, blackhole, unreachable, prohibit }
   package var kind: Kind
   /// The neighbour to send to: the gateway, or the destination itself.
   package var nextHop: IPAddress
@@ -58,7 +65,7 @@ package struct RouteTable: ~Copyable {
     var expires: Instant
   }
 
-  package static var maximumRoutes: Int { 64 }
+  package static var maximumRoutes: Int { 128 }
   private static var sets: Int { 256 }
   private static var ways: Int { 4 }
 
@@ -69,6 +76,9 @@ package struct RouteTable: ~Copyable {
   private var exceptions: UnsafeMutablePointer<Exception>?
   /// Changes whenever an answer may have changed.
   package private(set) var generation: UInt32 = 1
+  /// The broadcast addresses of the networks on the link: all host bits one, or all zero (the old form, RFC 1122 §3.3.6).
+  private var broadcasts = InlineArray<32, UInt32>(repeating: 0)
+  private var broadcastCount = 0
 
   package init() { entries = .allocate(capacity: Self.maximumRoutes) }
 
@@ -90,8 +100,23 @@ package struct RouteTable: ~Copyable {
     (entries + at + 1).moveInitialize(from: entries + at, count: count - at)
     (entries + at).initialize(to: entry)
     count += 1
-    generation &+= 1
+    changed()
     return true
+  }
+
+  private mutating func changed() {
+    generation &+= 1
+    broadcastCount = 0
+    // /31 and /32 have no broadcast (RFC 3021).
+    for i in 0..<count
+    where entries[i].route.gateway == nil && entries[i].route.kind == .unicast && entries[i].route.prefix.isIPv4
+      && entries[i].length < 127 && entries[i].length > 96 && broadcastCount + 2 <= broadcasts.count
+    {
+      let network = UInt32(truncatingIfNeeded: entries[i].route.prefix.low & entries[i].maskLow)
+      broadcasts[broadcastCount] = network
+      broadcasts[broadcastCount + 1] = network | UInt32(truncatingIfNeeded: ~entries[i].maskLow)
+      broadcastCount += 2
+    }
   }
 
   /// Removes the route for exactly this prefix, if there is one.
@@ -103,11 +128,26 @@ package struct RouteTable: ~Copyable {
       if entry.length == length, Self.matches(entry, prefix) {
         (entries + at).moveInitialize(from: entries + at + 1, count: count - at - 1)
         count -= 1
-        generation &+= 1
+        changed()
         return
       }
       at += 1
     }
+  }
+
+  /// The gateway of the route for exactly this prefix.
+  package func gateway(_ prefix: IPAddress, prefixLength: Int) -> IPAddress? {
+    guard let length = Self.length(prefix, prefixLength) else { return nil }
+    for i in 0..<count where entries[i].length == length && Self.matches(entries[i], prefix) {
+      return entries[i].route.gateway
+    }
+    return nil
+  }
+
+  /// The link takes IPv6 packets of `mtu` bytes at most, as a router says.
+  package mutating func limitIPv6(mtu: Int) {
+    for i in 0..<count where !entries[i].route.prefix.isIPv4 { entries[i].route.mtu = mtu }
+    generation &+= 1
   }
 
   /// The way to `destination`; nil where there is none (network unreachable). O(routes).
@@ -139,33 +179,24 @@ package struct RouteTable: ~Copyable {
     return nil
   }
 
-  /// Whether `address` is one that we send from.
-  package func isLocal(_ address: IPAddress) -> Bool {
-    for i in 0..<count where entries[i].route.source == address { return true }
-    return false
-  }
-
   /// Whether `address` is the limited broadcast or the one of a network on the link (RFC 1122 §3.2.1.3 (c), (d)).
+  @inline(__always)
   package func isBroadcast(_ address: IPAddress) -> Bool {
     guard address.isIPv4 else { return false }
     if address.v4 == .limitedBroadcast { return true }
-    for i in 0..<count where Self.isDirectedBroadcast(address, entries[i]) { return true }
+    for i in 0..<broadcastCount where broadcasts[i] == address.v4.bits { return true }
     return false
   }
 
   private func kind(_ destination: IPAddress, _ entry: Entry) -> RouteDecision.Kind {
     if destination.isMulticast { return .multicast }
-    if isLocal(destination) { return .local }
-    return isBroadcast(destination) ? .broadcast : .unicast
-  }
-
-  /// All host bits one, or all zero (the old form, RFC 1122 §3.3.6), on a link; /31 and /32 have no broadcast (RFC 3021).
-  private static func isDirectedBroadcast(_ address: IPAddress, _ entry: Entry) -> Bool {
-    guard entry.route.gateway == nil, entry.length < 127, entry.length > 96, matches(entry, address) else {
-      return false
+    switch entry.route.kind {
+    case .local: return .local
+    case .blackhole: return .blackhole
+    case .unreachable: return .unreachable
+    case .prohibit: return .prohibit
+    case .unicast: return isBroadcast(destination) ? .broadcast : .unicast
     }
-    let hostBits = address.low & ~entry.maskLow
-    return hostBits == ~entry.maskLow || hostBits == 0
   }
 
   @inline(__always)
@@ -197,6 +228,16 @@ package struct RouteTable: ~Copyable {
   ) -> Int? {
     guard !settings.ipNoPmtuDiscovery, let current = lookup(destination, now: now) else { return nil }
     var mtu = reported
+    // RFC 8201 §4: a smaller one is answered with packets of 1280 bytes; there are no others.
+    if !destination.isIPv4 {
+      mtu = max(mtu, 1280)
+      guard mtu < current.mtu else { return nil }
+      store(
+        Exception(
+          destination: destination, mtu: mtu, locked: false, expires: now + .seconds(settings.routeMTUExpires)), now)
+      generation &+= 1
+      return mtu
+    }
     if mtu == 0 { mtu = Self.plateau(below: min(packetLength, current.mtu)) }
     // A forged tiny MTU would make us send only headers: below the minimum the path may fragment instead.
     let locked = mtu < settings.routeMinPMTU

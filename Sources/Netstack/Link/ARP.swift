@@ -18,7 +18,7 @@ package enum ARPVerdict {
 }
 
 package enum ARP {
-  /// Judges a packet received in a frame that was addressed to `frameDestination`.
+  /// Judges a packet received in a frame that was addressed to `frameDestination`. `ourAddress` is .any while we have none.
   package static func judge(
     _ packet: ARPPacket, frameDestination: MACAddress, ourAddress: IPv4Address, ourHardware: MACAddress
   ) -> ARPVerdict {
@@ -31,10 +31,10 @@ package enum ARP {
     // Our own packet, come back to us.
     if hardware == ourHardware { return .ignore }
     // RFC 5227 §2.4: whatever the operation.
-    if sender == ourAddress { return .conflict(hardware) }
+    if sender == ourAddress, sender != .any { return .conflict(hardware) }
 
     if packet.operation == ARPPacket.request {
-      if packet.targetProtocol == ourAddress {
+      if packet.targetProtocol == ourAddress, ourAddress != .any {
         let reply = ARPPacket(
           operation: ARPPacket.reply, senderHardware: ourHardware, senderProtocol: ourAddress,
           targetHardware: hardware, targetProtocol: sender)

@@ -1,5 +1,5 @@
 // Owns: which hardware address a neighbour on the link has, how far that is to be trusted, and the packets that wait until
-// it is known. Read first: RFC 4861 §7.3 (neighbour unreachability detection; ARP uses the same states here, as in Linux),
+// it is known, of both families. Read first: RFC 4861 §7.3 (neighbour unreachability detection; ARP uses the same states, as in Linux),
 // RFC 1122 §2.3.2 (ARP cache and packet queue). Knows neither ARP's nor NDP's packets: verdicts and actions say what to send.
 //
 //              packet             learned
@@ -32,6 +32,26 @@ package enum NeighborEvidence: Equatable, Sendable {
   case gratuitous
   /// It asked for somebody else: only keeps an existing entry up to date.
   case overheard
+  /// IPv6: the neighbour sent something with its own hardware address in it. Makes an entry (RFC 4861 §7.2.3).
+  case sourceAddress
+  /// IPv6: a neighbour advertisement (RFC 4861 §7.2.5).
+  case advertisement(solicited: Bool, overrides: Bool)
+
+  /// The neighbour answered us.
+  var provesReachability: Bool {
+    switch self {
+    case .reply(solicited: true), .advertisement(solicited: true, _): true
+    default: false
+    }
+  }
+
+  /// ARP has nothing to tell an older answer from a newer one by.
+  var isARP: Bool {
+    switch self {
+    case .sourceAddress, .advertisement: false
+    default: true
+    }
+  }
 }
 
 /// What time has made due.
@@ -185,13 +205,18 @@ package struct NeighborTable: ~Copyable {
     var index = find(address)
     if index == Self.none {
       // Only who asks for us is sure to be talked to; other news about strangers is not kept (Linux's arp_accept = 0).
-      guard how == .request else { return PacketQueue() }
+      guard how == .request || how == .sourceAddress else { return PacketQueue() }
       index = insert(address, state: .failed, now: now, maximum: settings.neighborMaximum)
       if index == Self.none { return PacketQueue() }
     }
     let entry = entries + Int(index)
     let changed = !entry.pointee.isValid || entry.pointee.hardware != hardware
-    if changed, entry.pointee.isValid, how != .gratuitous, now - entry.pointee.updated < Self.lockTime {
+    if changed, entry.pointee.isValid, how != .gratuitous, how.isARP, now - entry.pointee.updated < Self.lockTime {
+      return PacketQueue()
+    }
+    if case .advertisement(_, overrides: false) = how, changed, entry.pointee.isValid {
+      // Two hosts answer for it, perhaps: what is known stays, but is put to the test.
+      if entry.pointee.state == .reachable { setState(index, .stale, deadline: .distantFuture) }
       return PacketQueue()
     }
     if changed {
@@ -200,7 +225,7 @@ package struct NeighborTable: ~Copyable {
     }
     let released = entry.pointee.waiting
     entry.pointee.waiting = PacketQueue()
-    if how == .reply(solicited: true) {
+    if how.provesReachability {
       entry.pointee.confirmed = now
       setState(index, .reachable, deadline: .distantFuture)
     } else if !released.isEmpty {

@@ -75,6 +75,9 @@ package enum SocketOption: UInt8, CaseIterable, Sendable {
   case receiveErrors, packetInfo, receiveTTL, receiveTOS
   /// IP_FREEBIND, IP_BIND_ADDRESS_NO_PORT
   case freeBind, bindAddressNoPort
+  // IPPROTO_IPV6
+  /// IPV6_V6ONLY, IPV6_TCLASS, IPV6_UNICAST_HOPS
+  case onlyIPv6, trafficClass, unicastHops
 }
 
 /// One datagram as it was received.

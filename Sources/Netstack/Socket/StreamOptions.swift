@@ -77,6 +77,16 @@ extension TransmissionControlBlock {
     case .bindAddressNoPort: options.bindAddressNoPort = on
     case .receiveErrors: options.receiveErrors = on
     case .packetInfo, .receiveTTL, .receiveTOS: break
+    case .onlyIPv6:
+      guard isIPv6, !isInPortTable else { throw .invalidArgument }
+      options.onlyIPv6 = on
+    case .trafficClass:
+      guard (-1...255).contains(value) else { throw .invalidArgument }
+      // As for IPv4, ECN is the stack's.
+      options.trafficClass = value == -1 ? 0 : UInt8(value) & ~3
+    case .unicastHops:
+      guard (-1...255).contains(value), value != 0 else { throw .invalidArgument }
+      options.hopLimit = max(value, 0)
     case .acceptConnections, .mtu: throw .protocolNotAvailable
     }
   }
@@ -139,6 +149,9 @@ extension TransmissionControlBlock {
     case .bindAddressNoPort: options.bindAddressNoPort ? 1 : 0
     case .receiveErrors: options.receiveErrors ? 1 : 0
     case .packetInfo, .receiveTTL, .receiveTOS: 0
+    case .onlyIPv6: options.onlyIPv6 ? 1 : 0
+    case .trafficClass: Int(options.trafficClass)
+    case .unicastHops: options.hopLimit > 0 ? options.hopLimit : Int(settings.ipDefaultTTL)
     }
   }
 

@@ -38,8 +38,14 @@ extension Stack {
     guard !state.pointee.isInPortTable else { throw .invalidArgument }
     // UDP may be bound to broadcast and multicast addresses, to receive only those.
     let wanted = local.address
-    let group = wanted.isIPv4 && (wanted.v4.isMulticast || routes.isBroadcast(wanted))
-    let address = group ? wanted : try bindable(wanted, freely: state.pointee.freeBind)
+    let group =
+      (wanted.isMulticast || routes.isBroadcast(wanted))
+      && (wanted.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6)
+    let address =
+      group
+      ? wanted
+      : try bindable(
+        wanted, isIPv6: state.pointee.isIPv6, onlyIPv6: state.pointee.onlyIPv6, freely: state.pointee.freeBind)
     try hold(state, address, port: local.port)
     state.pointee.isBound = true
     state.pointee.boundAddress = address
@@ -69,21 +75,39 @@ extension Stack {
 
   mutating func connectDatagram(_ socket: SocketHandle, to remote: Endpoint) throws(SocketError) {
     let state = try datagram(socket)
-    if remote.address.isUnspecified, remote.port == 0 {
-      state.pointee.remote = nil
-      if state.pointee.isBound {
-        state.pointee.local.address = state.pointee.boundAddress
-      } else {
-        datagramPorts.release(state, in: datagrams)
-        state.pointee.local = Endpoint(.anyIPv4, 0)
-      }
-      return
-    }
-    guard let route = routes.lookup(remote.address, now: environment.pointee.now) else { throw .networkUnreachable }
-    if route.kind == .broadcast, !state.pointee.broadcast { throw .accessDenied }
-    if !state.pointee.isInPortTable { try hold(state, .anyIPv4, port: 0) }
+    if remote.address.isUnspecified, remote.port == 0 { return try disconnectDatagram(socket) }
+    let route = try way(from: state, to: remote.address)
+    if !state.pointee.isInPortTable { try hold(state, state.pointee.anyAddress, port: 0) }
     if state.pointee.local.address.isUnspecified { state.pointee.local.address = route.source }
     state.pointee.remote = remote
+  }
+
+  mutating func disconnectDatagram(_ socket: SocketHandle) throws(SocketError) {
+    let state = try datagram(socket)
+    state.pointee.remote = nil
+    if state.pointee.isBound {
+      state.pointee.local.address = state.pointee.boundAddress
+    } else {
+      datagramPorts.release(state, in: datagrams)
+      state.pointee.local = Endpoint(state.pointee.anyAddress, 0)
+    }
+  }
+
+  /// The way from a socket to `remote`, if its family and options allow one.
+  private func way(from state: DatagramPointer, to remote: IPAddress) throws(SocketError) -> RouteDecision {
+    // An address of one family reaches no other, nor does an IPV6_V6ONLY socket.
+    let bound = state.pointee.boundAddress
+    guard remote.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6,
+      bound == .anyIPv6 || bound.isIPv4 == remote.isIPv4,
+      let route = decide(remote, now: environment.pointee.now)
+    else { throw .networkUnreachable }
+    switch route.kind {
+    case .broadcast where !state.pointee.broadcast: throw .accessDenied
+    case .prohibit: throw .accessDenied
+    case .unreachable: throw .hostUnreachable
+    case .blackhole: throw .invalidArgument
+    case .unicast, .local, .broadcast, .multicast: return route
+    }
   }
 
   mutating func shutdownDatagram(_ socket: SocketHandle, _ how: ShutdownHow) throws(SocketError) {
@@ -109,12 +133,13 @@ extension Stack {
     if state.pointee.writeShutdown { throw .brokenPipe }
     guard let remote = to ?? state.pointee.remote else { throw .destinationAddressRequired }
     guard remote.port != 0 else { throw .invalidArgument }
-    guard bytes.count <= 65535 - IPv4Header.minimumLength - UDPHeader.length else { throw .messageTooLong }
-    guard remote.address.isIPv4, let route = routes.lookup(remote.address, now: now) else { throw .networkUnreachable }
-    if route.kind == .broadcast, !state.pointee.broadcast { throw .accessDenied }
-    if !state.pointee.isInPortTable { try hold(state, .anyIPv4, port: 0) }
+    let isIPv4 = remote.address.isIPv4
+    let most = isIPv4 ? 65535 - IPv4Header.minimumLength : 65535
+    guard bytes.count <= most - UDPHeader.length else { throw .messageTooLong }
+    let route = try way(from: state, to: remote.address)
+    if !state.pointee.isInPortTable { try hold(state, state.pointee.anyAddress, port: 0) }
     let total = UDPHeader.length + bytes.count
-    let tooLong = total + IPv4Header.minimumLength > route.mtu
+    let tooLong = total + (isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) > route.mtu
     if tooLong, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 { throw .messageTooLong }
     let source = state.pointee.local.address.isUnspecified ? route.source : state.pointee.local.address
     guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
@@ -145,11 +170,13 @@ extension Stack {
   private mutating func dispatch(
     _ packet: PacketBuffer, _ state: DatagramPointer, _ source: IPAddress, _ remote: Endpoint, tooLong: Bool
   ) {
-    let dontFragment = !tooLong && state.pointee.mtuDiscover != 0
+    let isIPv4 = remote.address.isIPv4
+    let isGroup = remote.address.isMulticast
     route(
-      packet, proto: IPProtocol.udp, source: source.v4, destination: remote.address.v4,
-      typeOfService: state.pointee.typeOfService, timeToLive: state.pointee.timeToLive,
-      flags: dontFragment ? IPv4Header.flagDontFragment : 0)
+      packet, proto: IPProtocol.udp, source: source, destination: remote.address,
+      typeOfService: isIPv4 ? state.pointee.typeOfService : state.pointee.trafficClass,
+      timeToLive: isIPv4 ? state.pointee.timeToLive : isGroup ? 1 : state.pointee.hopLimit,
+      dontFragment: !tooLong && state.pointee.mtuDiscover != 0)
   }
 
   private func completeNow(_ packet: PacketBuffer, source: IPAddress, destination: IPAddress) {
@@ -233,6 +260,15 @@ extension Stack {
     case .receiveTTL: state.pointee.receiveTTL = on
     case .receiveTOS: state.pointee.receiveTOS = on
     case .freeBind: state.pointee.freeBind = on
+    case .onlyIPv6:
+      guard state.pointee.isIPv6, !state.pointee.isInPortTable else { throw .invalidArgument }
+      state.pointee.onlyIPv6 = on
+    case .trafficClass:
+      guard (-1...255).contains(value) else { throw .invalidArgument }
+      state.pointee.trafficClass = UInt8(max(value, 0))
+    case .unicastHops:
+      guard (-1...255).contains(value), value != 0 else { throw .invalidArgument }
+      state.pointee.hopLimit = max(value, 0)
     case .keepAlive, .bindAddressNoPort: break
     case .acceptConnections, .noDelay, .cork, .maximumSegment, .keepIdle, .keepInterval, .keepCount, .userTimeout,
       .quickAck, .deferAccept, .synCount, .linger2, .windowClamp, .congestion, .notSentLowWater, .mtu:
@@ -265,6 +301,10 @@ extension Stack {
     case .receiveTTL: return state.pointee.receiveTTL ? 1 : 0
     case .receiveTOS: return state.pointee.receiveTOS ? 1 : 0
     case .freeBind: return state.pointee.freeBind ? 1 : 0
+    case .onlyIPv6: return state.pointee.onlyIPv6 ? 1 : 0
+    case .trafficClass: return Int(state.pointee.trafficClass)
+    case .unicastHops:
+      return state.pointee.hopLimit > 0 ? state.pointee.hopLimit : Int(environment.pointee.settings.ipDefaultTTL)
     case .noDelay, .cork, .maximumSegment, .keepIdle, .keepInterval, .keepCount, .userTimeout, .quickAck, .deferAccept,
       .synCount, .linger2, .windowClamp, .congestion, .notSentLowWater:
       throw .protocolNotAvailable

@@ -50,26 +50,37 @@ extension Stack {
   /// For a stack that a thread left in the middle of a change: writes a complete Ethernet frame that resets the next
   /// connection at or after `index`, which moves on. Changes nothing and follows no list of connections; reads a few words of
   /// each. Frames of connections whose next hop is not resolved are skipped. Returns its length; nil at the end, or where
-  /// `frame` is shorter than 54 bytes.
+  /// `frame` is shorter than 74 bytes.
   package func resetFrame(after index: inout UInt32, into frame: UnsafeMutableRawBufferPointer) -> Int? {
     let ethernet = device.linkType == .ethernet ? EthernetHeader.length : 0
-    let length = ethernet + IPv4Header.minimumLength + TCPHeader.minimumLength
-    guard let base = frame.baseAddress, frame.count >= length else { return nil }
+    guard let base = frame.baseAddress, frame.count >= ethernet + IPv6Header.length + TCPHeader.minimumLength else {
+      return nil
+    }
     while let used = tcbs.nextInUse(from: index) {
       index = used + 1
       let tcb = tcbs.pointer(at: used)
-      guard tcb.pointee.state.isSynchronized, tcb.pointee.tuple.remote.address.isIPv4 else { continue }
+      guard tcb.pointee.state.isSynchronized else { continue }
+      let isIPv4 = tcb.pointee.tuple.remote.address.isIPv4
       if device.linkType == .ethernet {
         guard let hardware = neighbors.lookup(tcb.pointee.nextHop) else { continue }
-        EthernetHeader(destination: hardware, source: device.hardwareAddress, etherType: EtherType.ipv4).write(to: base)
+        EthernetHeader(
+          destination: hardware, source: device.hardwareAddress, etherType: isIPv4 ? EtherType.ipv4 : EtherType.ipv6
+        )
+        .write(to: base)
       }
       let tuple = tcb.pointee.tuple
-      IPv4Header(
-        proto: IPProtocol.tcp, source: tuple.local.address.v4, destination: tuple.remote.address.v4,
-        payloadLength: TCPHeader.minimumLength, typeOfService: 0, identification: 0, flags: IPv4Header.flagDontFragment,
-        timeToLive: 64
-      ).write(to: base + ethernet)
-      let tcp = base + ethernet + IPv4Header.minimumLength
+      if isIPv4 {
+        IPv4Header(
+          proto: IPProtocol.tcp, source: tuple.local.address.v4, destination: tuple.remote.address.v4,
+          payloadLength: TCPHeader.minimumLength, flags: IPv4Header.flagDontFragment
+        ).write(to: base + ethernet)
+      } else {
+        IPv6Header(
+          nextHeader: IPProtocol.tcp, source: tuple.local.address, destination: tuple.remote.address,
+          payloadLength: TCPHeader.minimumLength
+        ).write(to: base + ethernet)
+      }
+      let tcp = base + ethernet + (isIPv4 ? IPv4Header.minimumLength : IPv6Header.length)
       TCPHeader(
         sourcePort: tuple.local.port, destinationPort: tuple.remote.port, sequence: tcb.pointee.snd.nxt,
         acknowledgment: tcb.pointee.rcv.nxt, headerLength: TCPHeader.minimumLength, flags: [.rst, .ack], window: 0
@@ -79,7 +90,7 @@ extension Stack {
         length: TCPHeader.minimumLength)
       let sum = Checksum.sum(UnsafeRawBufferPointer(start: tcp, count: TCPHeader.minimumLength), pseudo)
       tcp.storeBigEndian16(~Checksum.fold(sum), at: TCPHeader.checksumOffset)
-      return length
+      return tcp + TCPHeader.minimumLength - base
     }
     return nil
   }

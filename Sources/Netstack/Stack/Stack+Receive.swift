@@ -1,5 +1,5 @@
-// Owns: the way in: Ethernet → ARP or IPv4 → reassembly → ICMP, UDP or TCP. Each function takes the packet over and hands it
-// on, or drops it with a reason. Read first: RFC 1122 §3.2, §4.1.3, §4.2.
+// Owns: the way in: Ethernet → ARP or IPv4 → reassembly → ICMP, UDP or TCP (IPv6's way to there: Stack+ReceiveIPv6.swift). Each
+// function takes the packet over and hands it on, or drops it with a reason. Read first: RFC 1122 §3.2, §4.1.3, §4.2.
 
 import Wire
 
@@ -25,8 +25,10 @@ extension Stack {
     env.pointee.statistics.count(.rxFrames)
     env.pointee.statistics.count(.rxBytes, packet.count)
     if device.linkType == .ip {
-      receiveIPv4(packet, wasLinkBroadcast: false)
-      return
+      if packet.linearCount > 0, packet.readable[0] >> 4 == 6 {
+        return receiveIPv6(packet, wasLinkBroadcast: false, overheard: false)
+      }
+      return receiveIPv4(packet, wasLinkBroadcast: false)
     }
     guard let header = EthernetHeader(packet.readable) else {
       return env.pointee.drop(packet, .ethernetTooShort, .device)
@@ -37,6 +39,8 @@ extension Stack {
     packet.pull(EthernetHeader.length)
     switch header.etherType {
     case EtherType.ipv4: receiveIPv4(packet, wasLinkBroadcast: header.destination.isGroup)
+    case EtherType.ipv6:
+      receiveIPv6(packet, wasLinkBroadcast: header.destination.isGroup, overheard: false)
     case EtherType.arp: receiveARP(packet, frameDestination: header.destination)
     default: env.pointee.drop(packet, .ethernetUnknownType, .device)
     }
@@ -62,7 +66,7 @@ extension Stack {
     env.pointee.statistics.count(isRequest ? .arpInRequests : .arpInReplies)
     traceARP(isRequest ? .arpRequestIn : .arpReplyIn, arp)
     let verdict = ARP.judge(
-      arp, frameDestination: frameDestination, ourAddress: address, ourHardware: device.hardwareAddress)
+      arp, frameDestination: frameDestination, ourAddress: spokenFor(by: arp), ourHardware: device.hardwareAddress)
     switch verdict {
     case .ignore:
       break
@@ -78,11 +82,11 @@ extension Stack {
       env.pointee.statistics.count(.arpConflicts)
       if env.pointee.trace.allows(.arp, .error) {
         var event = TraceEvent(env.pointee.now, .arp, .error, .arpConflict)
-        event.a = Int64(address.bits)
+        event.a = Int64(arp.senderProtocol.bits)
         event.b = Int64(hardware.bits)
         env.pointee.trace.append(event)
       }
-      if defense.shouldDefend(now: env.pointee.now) { announce() }
+      if defense.shouldDefend(now: env.pointee.now) { announce(arp.senderProtocol) }
     }
   }
 
@@ -92,7 +96,7 @@ extension Stack {
     environment.pointee.pool.release(packet)
     guard let arp else { return }
     let verdict = ARP.judge(
-      arp, frameDestination: wasLinkBroadcast ? .broadcast : device.hardwareAddress, ourAddress: address,
+      arp, frameDestination: wasLinkBroadcast ? .broadcast : device.hardwareAddress, ourAddress: spokenFor(by: arp),
       ourHardware: device.hardwareAddress)
     switch verdict {
     case .ignore, .malformed, .conflict: break
@@ -103,17 +107,25 @@ extension Stack {
     }
   }
 
-  private mutating func learn(_ who: IPAddress, _ hardware: MACAddress, _ evidence: NeighborEvidence) {
+  /// Which of our addresses an ARP packet speaks of; the first where it speaks of none.
+  private func spokenFor(by arp: ARPPacket) -> IPv4Address {
+    if addresses.contains(IPAddress(arp.senderProtocol)) { return arp.senderProtocol }
+    if addresses.contains(IPAddress(arp.targetProtocol)) { return arp.targetProtocol }
+    return addresses.ipv4
+  }
+
+  mutating func learn(_ who: IPAddress, _ hardware: MACAddress, _ evidence: NeighborEvidence) {
     let env = environment
     var waiting = neighbors.learned(
       who, hardware, how: evidence, now: env.pointee.now, settings: env.pointee.settings)
     if !waiting.isEmpty, env.pointee.trace.allows(.arp, .info) {
       var event = TraceEvent(env.pointee.now, .arp, .info, .neighborResolved)
-      event.a = Int64(who.v4.bits)
+      event.tuple.remote = Endpoint(who, 0)
       event.b = Int64(hardware.bits)
       env.pointee.trace.append(event)
     }
-    while let packet = waiting.removeFirst() { transmitFrame(packet, to: hardware, EtherType.ipv4) }
+    let etherType = who.isIPv4 ? EtherType.ipv4 : EtherType.ipv6
+    while let packet = waiting.removeFirst() { transmitFrame(packet, to: hardware, etherType) }
     rearmNeighborTimer()
   }
 
@@ -126,15 +138,14 @@ extension Stack {
     let (parsed, invalid) = IPv4Header.parse(packet.readable, length: length)
     guard let header = parsed else { return env.pointee.drop(packet, Self.reason(invalid), .ip) }
     if header.totalLength < length { packet.trim(to: header.totalLength) }
-    let destination = IPAddress(header.destination)
-    let isOurs = header.destination == address
-    guard isOurs || header.destination == .limitedBroadcast || header.destination == subnetBroadcast else {
+    let isOurs = addresses.contains(IPAddress(header.destination))
+    guard isOurs || routes.isBroadcast(IPAddress(header.destination)) else {
       return env.pointee.drop(packet, .ipNotForUs, .ip)
     }
     // RFC 1122 §3.2.1.3: a source must be one host.
-    guard !header.source.isMulticast, header.source != .limitedBroadcast, header.source != subnetBroadcast,
-      !header.source.isLoopback
-    else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
+    guard !header.source.isMulticast, !header.source.isLoopback, !routes.isBroadcast(IPAddress(header.source)) else {
+      return env.pointee.drop(packet, .ipMartianSource, .ip)
+    }
     if header.isFragment {
       if steering.index != 0 {
         return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: false)
@@ -142,7 +153,7 @@ extension Stack {
       env.pointee.statistics.count(.ipReasmReqds)
       return receiveFragment(packet, header)
     }
-    deliver(packet, header, destination, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast)
+    deliver(packet, IPPacketInfo(header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast))
   }
 
   private static func reason(_ invalid: IPv4Header.Invalid) -> DropReason {
@@ -158,7 +169,7 @@ extension Stack {
   private mutating func receiveFragment(_ packet: PacketBuffer, _ header: IPv4Header) {
     let env = environment
     let verdict = reassembly.add(
-      packet, header, now: env.pointee.now, settings: env.pointee.settings, pool: &env.pointee.pool)
+      packet, FragmentPlace(header), now: env.pointee.now, settings: env.pointee.settings, pool: &env.pointee.pool)
     switch verdict {
     case .waiting:
       break
@@ -172,36 +183,31 @@ extension Stack {
         env.pointee.drop(whole, .ipTotalLength, .ip)
         break
       }
-      if env.pointee.trace.allows(.ip, .debug) {
-        var event = TraceEvent(env.pointee.now, .ip, .debug, .reassembled)
-        event.a = Int64(whole.count)
-        env.pointee.trace.append(event)
-      }
-      let isOurs = header.destination == address
-      deliver(whole, header, IPAddress(header.destination), isOurs: isOurs, wasLinkBroadcast: !isOurs)
+      traceReassembled(whole)
+      let isOurs = addresses.contains(IPAddress(header.destination))
+      deliver(whole, IPPacketInfo(header, isOurs: isOurs, wasLinkBroadcast: !isOurs))
     }
     rearmReassemblyTimer()
   }
 
-  private mutating func deliver(
-    _ packet: PacketBuffer, _ header: IPv4Header, _ destination: IPAddress, isOurs: Bool, wasLinkBroadcast: Bool
-  ) {
+  /// `packet` starts at the IP header.
+  private mutating func deliver(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     env.pointee.statistics.count(.ipInDelivers)
-    switch header.proto {
+    switch ip.proto {
     case IPProtocol.tcp:
-      guard isOurs, !wasLinkBroadcast else { return env.pointee.drop(packet, .ipNotForUs, .tcp) }
-      packet.pull(header.headerLength)
-      receiveTCP(packet, header)
+      guard ip.isOurs, !ip.wasLinkBroadcast else { return env.pointee.drop(packet, .ipNotForUs, .tcp) }
+      packet.pull(ip.headerLength)
+      receiveTCP(packet, ip)
     case IPProtocol.udp:
-      receiveUDP(packet, header, wasLinkBroadcast: wasLinkBroadcast)
+      receiveUDP(packet, ip)
     case IPProtocol.icmp:
-      receiveICMP(packet, header, isOurs: isOurs)
+      receiveICMP(packet, ip)
     default:
-      if isOurs {
+      if ip.isOurs {
         reportError(
-          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.proto, about: packet, header,
-          wasLinkBroadcast: wasLinkBroadcast)
+          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.proto, about: packet,
+          wasLinkBroadcast: ip.wasLinkBroadcast)
       }
       env.pointee.drop(packet, .ipUnknownProtocol, .ip)
     }
@@ -209,7 +215,7 @@ extension Stack {
 
   // MARK: ICMPv4
 
-  private mutating func receiveICMP(_ packet: PacketBuffer, _ ip: IPv4Header, isOurs: Bool) {
+  private mutating func receiveICMP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     env.pointee.statistics.count(.icmpInMsgs)
     packet.pull(ip.headerLength)
@@ -221,39 +227,39 @@ extension Stack {
       env.pointee.statistics.count(.icmpInErrors)
       return env.pointee.drop(packet, .icmpChecksum, .icmp)
     }
-    if steering.isShared, let owner = owner(ofErrorIn: packet), owner != steering.index {
+    let error = ICMPError(v4: packet.readable)
+    if steering.isShared, let error, owner(of: error) != steering.index {
       env.pointee.statistics.count(.icmpInMsgs, -1)
       packet.push(ip.headerLength)
-      return handOver(packet, to: owner, isDelivered: true)
+      return handOver(packet, to: owner(of: error), isDelivered: true)
     }
-    traceICMP(.icmpIn, icmp.type, icmp.code, remote: ip.source)
+    traceICMP(.icmpIn, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
     if icmp.type == ICMPv4Header.echoRequest {
       env.pointee.statistics.count(.icmpInEchos)
       let ignored =
-        env.pointee.settings.icmpEchoIgnoreAll || !isOurs && env.pointee.settings.icmpEchoIgnoreBroadcasts
+        env.pointee.settings.icmpEchoIgnoreAll || !ip.isOurs && env.pointee.settings.icmpEchoIgnoreBroadcasts
       if ignored { return env.pointee.drop(packet, .icmpBroadcastEcho, .icmp) }
       ICMPv4Messages.makeEchoReply(packet)
       env.pointee.statistics.count(.icmpOutEchoReps)
-      return sendICMP(reusing: packet, to: ip.source, typeOfService: ip.typeOfService)
+      return sendICMP(
+        reusing: packet, from: ip.isOurs ? ip.destination : nil, to: ip.source, typeOfService: ip.typeOfService)
     }
     if icmp.type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
     if icmp.type == ICMPv4Header.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
-    if let error = ICMPv4Error(packet.readable), error.quoted.source == address { errorArrives(error) }
+    if let error, addresses.contains(error.quoted.local.address) { errorArrives(error) }
     env.pointee.pool.release(packet)
   }
 
   /// An ICMP error about something we sent: the route learns the MTU, the socket the error (RFC 1122 §3.2.2.1,
   /// §4.2.3.9; RFC 5927 §4 on what to believe).
-  private mutating func errorArrives(_ error: ICMPv4Error) {
+  mutating func errorArrives(_ error: ICMPError) {
     let env = environment
-    let remote = Endpoint(IPAddress(error.quoted.destination), error.destinationPort)
-    let tuple = FourTuple(local: Endpoint(IPAddress(error.quoted.source), error.sourcePort), remote: remote)
-    switch error.quoted.proto {
+    switch error.proto {
     case IPProtocol.tcp:
-      guard let tcb = demux.find(tuple, in: tcbs) else { return }
+      guard let tcb = demux.find(error.quoted, in: tcbs) else { return }
       // A blind attacker does not know what is in flight.
       guard error.sequence >= tcb.pointee.snd.una, error.sequence <= tcb.pointee.snd.nxt else { return }
-      if error.isFragmentationNeeded { return pathShrank(error, tcb) }
+      if let mtu = error.nextHopMTU { return pathShrank(to: mtu, error, tcb) }
       guard let meaning = error.meaning else { return }
       let before = tcb.pointee.state
       if tcb.pointee.state == .synSent || tcb.pointee.state == .synReceived && tcb.pointee.parent == nil {
@@ -267,12 +273,10 @@ extension Stack {
       }
       settle(tcb, before: before)
     case IPProtocol.udp:
-      if error.isFragmentationNeeded {
-        _ = routes.fragmentationNeeded(
-          remote.address, reported: error.nextHopMTU, packetLength: error.quoted.totalLength, now: env.pointee.now,
-          settings: env.pointee.settings)
-      }
-      guard let socket = datagramPorts.find(source: remote, destination: tuple.local, in: datagrams),
+      if let mtu = error.nextHopMTU { _ = pathShrank(to: mtu, error) }
+      guard
+        let socket = datagramPorts.find(
+          source: error.quoted.remote, destination: error.quoted.local, in: datagrams),
         let meaning = error.meaning
       else { return }
       // Only a connected socket hears of errors, and only of hard ones (udp(7)).
@@ -284,13 +288,16 @@ extension Stack {
     }
   }
 
-  private mutating func pathShrank(_ error: ICMPv4Error, _ tcb: TCBPointer) {
+  /// The new path MTU, if it is smaller than the one in use.
+  private mutating func pathShrank(to reported: Int, _ error: ICMPError) -> Int? {
+    routes.fragmentationNeeded(
+      error.quoted.remote.address, reported: reported, packetLength: error.quotedLength, now: environment.pointee.now,
+      settings: environment.pointee.settings)
+  }
+
+  private mutating func pathShrank(to reported: Int, _ error: ICMPError, _ tcb: TCBPointer) {
     let env = environment
-    guard
-      let mtu = routes.fragmentationNeeded(
-        tcb.pointee.tuple.remote.address, reported: error.nextHopMTU, packetLength: error.quoted.totalLength,
-        now: env.pointee.now, settings: env.pointee.settings)
-    else { return }
+    guard let mtu = pathShrank(to: reported, error) else { return }
     tcb.pointee.pathMTU = mtu
     tcb.pointee.updateSegmentSize(env)
     tcb.pointee.trace(.pathMTU, .info, a: Int64(mtu), env)
@@ -302,10 +309,11 @@ extension Stack {
 
   // MARK: UDP
 
-  private mutating func receiveUDP(_ packet: PacketBuffer, _ ip: IPv4Header, wasLinkBroadcast: Bool) {
+  /// `packet` starts at the IP header.
+  mutating func receiveUDP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     if steering.index != 0 {
-      return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: true)
+      return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
     }
     let whole = packet.storage.pointee.data
     packet.pull(ip.headerLength)
@@ -314,23 +322,28 @@ extension Stack {
       return env.pointee.drop(packet, .udpMalformed, .udp)
     }
     packet.trim(to: udp.totalLength)
-    let source = Endpoint(IPAddress(ip.source), udp.sourcePort)
-    let destination = Endpoint(IPAddress(ip.destination), udp.destinationPort)
-    if udp.checksum != 0, packet.storage.pointee.checksumState != .verified {
+    let source = Endpoint(ip.source, udp.sourcePort)
+    let destination = Endpoint(ip.destination, udp.destinationPort)
+    if packet.storage.pointee.checksumState != .verified, udp.checksum != 0 || !ip.source.isIPv4 {
+      // Over IPv6 there is always one (RFC 8200 §8.1).
       let pseudo = Checksum.pseudoHeader(
         source: source.address, destination: destination.address, proto: IPProtocol.udp, length: udp.totalLength)
-      guard Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
+      guard udp.checksum != 0, Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
         env.pointee.statistics.count(.udpInErrors)
         return env.pointee.drop(packet, .udpChecksum, .udp)
       }
     }
     guard let socket = datagramPorts.find(source: source, destination: destination, in: datagrams) else {
       env.pointee.statistics.count(.udpNoPorts)
-      if ip.destination == address {
+      if ip.isOurs {
         packet.storage.pointee.data = whole
-        reportError(
-          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.port, about: packet, ip,
-          wasLinkBroadcast: wasLinkBroadcast)
+        if ip.source.isIPv4 {
+          reportError(
+            ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.port, about: packet,
+            wasLinkBroadcast: ip.wasLinkBroadcast)
+        } else {
+          reportErrorIPv6(ICMPv6.destinationUnreachable, ICMPv6.Unreachable.port, about: packet, ip)
+        }
       }
       return env.pointee.drop(packet, .udpNoSocket, .udp)
     }
@@ -360,10 +373,17 @@ extension Stack {
     environment.pointee.trace.append(event)
   }
 
-  func traceICMP(_ kind: TraceKind, _ type: UInt8, _ code: UInt8, remote: IPv4Address) {
+  func traceReassembled(_ whole: PacketBuffer) {
+    guard environment.pointee.trace.allows(.ip, .debug) else { return }
+    var event = TraceEvent(environment.pointee.now, .ip, .debug, .reassembled)
+    event.a = Int64(whole.count)
+    environment.pointee.trace.append(event)
+  }
+
+  func traceICMP(_ kind: TraceKind, _ type: UInt8, _ code: UInt8, local: IPAddress, remote: IPAddress) {
     guard environment.pointee.trace.allows(.icmp, .debug) else { return }
     var event = TraceEvent(environment.pointee.now, .icmp, .debug, kind)
-    event.tuple = FourTuple(local: Endpoint(IPAddress(address), 0), remote: Endpoint(IPAddress(remote), 0))
+    event.tuple = FourTuple(local: Endpoint(local, 0), remote: Endpoint(remote, 0))
     event.a = Int64(type) << 8 | Int64(code)
     environment.pointee.trace.append(event)
   }

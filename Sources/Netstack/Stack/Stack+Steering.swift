@@ -18,9 +18,17 @@ extension Stack {
   /// - Parameter isDelivered: it has been counted as delivered to a protocol.
   mutating func handOver(_ packet: PacketBuffer, to owner: Int, wasLinkBroadcast: Bool = false, isDelivered: Bool) {
     // The owner counts it.
-    environment.pointee.statistics.count(.ipInReceives, -1)
-    if isDelivered { environment.pointee.statistics.count(.ipInDelivers, -1) }
+    let isIPv6 = packet.linearCount > 0 && packet.readable[0] >> 4 == 6
+    environment.pointee.statistics.count(isIPv6 ? .ip6InReceives : .ipInReceives, -1)
+    if isDelivered { environment.pointee.statistics.count(isIPv6 ? .ip6InDelivers : .ipInDelivers, -1) }
     append(packet, owner, wasLinkBroadcast)
+  }
+
+  /// A neighbour discovery message, which starts at its ICMP header and remains the caller's.
+  mutating func handOverCopyToAll(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
+    packet.push(ip.headerLength)
+    if let twin = copy(packet) { append(twin, Self.everyOther, ip.wasLinkBroadcast) }
+    packet.pull(ip.headerLength)
   }
 
   mutating func handOverToAll(_ packet: PacketBuffer, wasLinkBroadcast: Bool) {
@@ -43,7 +51,7 @@ extension Stack {
 
   package mutating func release(_ queue: inout PacketQueue) { environment.pointee.pool.releaseAll(&queue) }
 
-  /// Takes in a copy of another stack's stray: an IPv4 packet, or an ARP packet that the other has answered.
+  /// Takes in a copy of another stack's stray: an IP packet, or an ARP or neighbour discovery packet that the other has answered.
   package mutating func receiveStray(_ stray: PacketBuffer, now: Instant) {
     let env = environment
     env.pointee.now = now
@@ -53,10 +61,13 @@ extension Stack {
     }
     let wasLinkBroadcast = stray.storage.pointee.wasLinkBroadcast
     // An ARP packet begins with a hardware type, 0 or 1 in its first octet's high half.
-    guard packet.linearCount > 0, packet.readable[0] >> 4 == 4 else {
-      return overhearARP(packet, wasLinkBroadcast: wasLinkBroadcast)
+    switch packet.linearCount > 0 ? packet.readable[0] >> 4 : 0 {
+    case 4: receiveIPv4(packet, wasLinkBroadcast: wasLinkBroadcast)
+    case 6:
+      let overheard = stray.storage.pointee.steeredTo == UInt8(Self.everyOther)
+      receiveIPv6(packet, wasLinkBroadcast: wasLinkBroadcast, overheard: overheard)
+    default: overhearARP(packet, wasLinkBroadcast: wasLinkBroadcast)
     }
-    receiveIPv4(packet, wasLinkBroadcast: wasLinkBroadcast)
   }
 
   private mutating func copy(_ stray: PacketBuffer) -> PacketBuffer? {
@@ -81,14 +92,9 @@ extension Stack {
     return packet
   }
 
-  /// Whose an ICMP error is: that of the conversation which it quotes. nil for other messages.
-  func owner(ofErrorIn packet: PacketBuffer) -> Int? {
-    guard let error = ICMPv4Error(packet.readable) else { return nil }
-    guard error.quoted.proto == IPProtocol.tcp else { return 0 }
-    return steering.owner(
-      of: FourTuple(
-        local: Endpoint(IPAddress(error.quoted.source), error.sourcePort),
-        remote: Endpoint(IPAddress(error.quoted.destination), error.destinationPort)))
+  /// Whose an ICMP error is: that of the conversation which it quotes.
+  func owner(of error: ICMPError) -> Int {
+    error.proto == IPProtocol.tcp ? steering.owner(of: error.quoted) : 0
   }
 
   // MARK: Sockets that are in all stacks
@@ -118,8 +124,8 @@ extension Stack {
     guard let tcb = tcbs.pointer(socket.slot), tcb.pointee.state == .closed else { return }
     demux.releasePort(tcb, in: tcbs)
     tcb.pointee.isBound = false
-    tcb.pointee.boundAddress = .anyIPv4
-    tcb.pointee.tuple.local = Endpoint(.anyIPv4, 0)
+    tcb.pointee.boundAddress = tcb.pointee.anyAddress
+    tcb.pointee.tuple.local = Endpoint(tcb.pointee.anyAddress, 0)
   }
 
   /// A listener that is in several stacks counts what waits for it in `queue`, together with the others.
@@ -145,7 +151,7 @@ extension Stack {
 
   /// The stack that a connection of `socket` to `remote` belongs to; nil where there is no way.
   package func owner(of socket: SocketHandle, connectedTo remote: Endpoint, now: Instant) -> Int? {
-    guard let tcb = tcbs.pointer(socket.slot), let route = routes.lookup(remote.address, now: now) else { return nil }
+    guard let tcb = tcbs.pointer(socket.slot), let route = decide(remote.address, now: now) else { return nil }
     var local = tcb.pointee.tuple.local
     if local.address.isUnspecified { local.address = route.source }
     return steering.owner(of: FourTuple(local: local, remote: remote))

@@ -4,15 +4,19 @@
 import Wire
 
 extension Stack {
-  package mutating func open(_ kind: SocketKind, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
+  /// - Parameter isIPv6: of AF_INET6, which speaks to IPv4 too, by mapped addresses (RFC 3493 §3.7).
+  package mutating func open(
+    _ kind: SocketKind, isIPv6: Bool = false, cookie: UInt32, now: Instant
+  ) throws(SocketError) -> SocketHandle {
     environment.pointee.now = now
     switch kind {
     case .stream:
       guard let tcb = makeTCB(cookie: cookie, isOpen: true) else { throw .outOfMemory }
+      tcb.pointee.setFamily(isIPv6: isIPv6)
       return SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index))
     case .datagram:
       let state = DatagramSocketState(
-        index: datagrams.nextFreeIndex, cookie: cookie, settings: environment.pointee.settings)
+        index: datagrams.nextFreeIndex, isIPv6: isIPv6, cookie: cookie, settings: environment.pointee.settings)
       guard let handle = datagrams.insert(state) else { throw .outOfMemory }
       return SocketHandle(.datagram, handle)
     }
@@ -81,7 +85,9 @@ extension Stack {
     if socket.kind == .datagram { return try bindDatagram(socket, to: local) }
     let tcb = try stream(socket)
     guard tcb.pointee.state == .closed, !tcb.pointee.isInPortTable else { throw .invalidArgument }
-    let address = try bindable(local.address, freely: tcb.pointee.options.freeBind)
+    let address = try bindable(
+      local.address, isIPv6: tcb.pointee.isIPv6, onlyIPv6: tcb.pointee.options.onlyIPv6,
+      freely: tcb.pointee.options.freeBind)
     if local.port == 0 {
       tcb.pointee.tuple.local = Endpoint(address, try freePort(for: tcb, address))
     } else {
@@ -96,10 +102,11 @@ extension Stack {
   }
 
   /// The address to bind: ours, or any.
-  func bindable(_ wanted: IPAddress, freely: Bool) throws(SocketError) -> IPAddress {
-    if wanted.isUnspecified { return .anyIPv4 }
-    guard wanted.isIPv4 else { throw .addressNotAvailable }
-    guard wanted.v4 == address || freely else { throw .addressNotAvailable }
+  func bindable(_ wanted: IPAddress, isIPv6: Bool, onlyIPv6: Bool, freely: Bool) throws(SocketError) -> IPAddress {
+    if wanted.isIPv4 ? onlyIPv6 : !isIPv6 { throw .invalidArgument }
+    // ::ffff:0.0.0.0 on an AF_INET6 socket is the wildcard of IPv4 alone.
+    if wanted.isUnspecified { return wanted }
+    guard addresses.contains(wanted) || freely else { throw .addressNotAvailable }
     return wanted
   }
 
@@ -135,7 +142,7 @@ extension Stack {
       demux.holdPort(tcb, in: tcbs)
     }
     renew(tcb)
-    tcb.pointee.tuple.remote = Endpoint(.anyIPv4, 0)
+    tcb.pointee.tuple.remote = Endpoint(tcb.pointee.anyAddress, 0)
     tcb.pointee.backlog = wanted
     tcb.pointee.enter(.listen, environment)
     demux.insertListener(tcb)
@@ -151,7 +158,10 @@ extension Stack {
       else { continue }
       let a = other.pointee.tuple.local.address
       let b = tcb.pointee.tuple.local.address
-      guard a == b || a.isUnspecified || b.isUnspecified else { continue }
+      guard
+        a.overlaps(
+          b, onlyIPv6: other.pointee.options.onlyIPv6, otherOnlyIPv6: tcb.pointee.options.onlyIPv6)
+      else { continue }
       if !(other.pointee.options.reusePort && tcb.pointee.options.reusePort) { return true }
     }
     return false
@@ -196,8 +206,19 @@ extension Stack {
     }
     let env = environment
     guard !remote.address.isUnspecified else { throw .connectionRefused }
-    guard let route = routes.lookup(remote.address, now: now) else { throw .networkUnreachable }
-    guard route.kind == .unicast || route.kind == .local else { throw .networkUnreachable }
+    let bound = tcb.pointee.boundAddress
+    // An address of one family reaches no other, nor does an IPV6_V6ONLY socket.
+    guard remote.address.isIPv4 ? !tcb.pointee.options.onlyIPv6 : tcb.pointee.isIPv6,
+      bound == .anyIPv6 || bound.isIPv4 == remote.address.isIPv4
+    else { throw .networkUnreachable }
+    guard let route = decide(remote.address, now: now) else { throw .networkUnreachable }
+    switch route.kind {
+    case .unicast, .local: break
+    case .prohibit: throw .accessDenied
+    case .unreachable: throw .hostUnreachable
+    case .blackhole: throw .invalidArgument
+    case .broadcast, .multicast: throw .networkUnreachable
+    }
     renew(tcb)
     let source = tcb.pointee.tuple.local.address.isUnspecified ? route.source : tcb.pointee.tuple.local.address
     var floor: SequenceNumber?
@@ -231,7 +252,7 @@ extension Stack {
   /// chose stays (tcp_disconnect).
   package mutating func disconnect(_ socket: SocketHandle, now: Instant) throws(SocketError) {
     environment.pointee.now = now
-    if socket.kind == .datagram { return try connectDatagram(socket, to: Endpoint(.anyIPv4, 0)) }
+    if socket.kind == .datagram { return try disconnectDatagram(socket) }
     let tcb = try stream(socket)
     let before = tcb.pointee.state
     if before == .listen {
@@ -248,13 +269,13 @@ extension Stack {
   /// What is left of the last connection goes, but for what the program chose.
   private mutating func forget(_ tcb: TCBPointer) {
     renew(tcb)
-    tcb.pointee.tuple.remote = Endpoint(.anyIPv4, 0)
+    tcb.pointee.tuple.remote = Endpoint(tcb.pointee.anyAddress, 0)
     if tcb.pointee.isBound {
       tcb.pointee.tuple.local.address = tcb.pointee.boundAddress
     } else {
       // The number of the port is still told by getsockname, as in Linux, but no longer held.
       demux.releasePort(tcb, in: tcbs)
-      tcb.pointee.tuple.local.address = .anyIPv4
+      tcb.pointee.tuple.local.address = tcb.pointee.anyAddress
     }
   }
 
@@ -353,7 +374,7 @@ extension Stack {
       !tcb.pointee.sendBuffer.isLent,
       tcb.pointee.dataEnd - tcb.pointee.snd.nxt < tcb.pointee.segmentPayload, tcb.pointee.recovery == .open,
       !tcb.pointee.options.cork,
-      tcb.pointee.tuple.remote.address.v4 != address
+      !addresses.contains(tcb.pointee.tuple.remote.address)
     else { return false }
     return neighbors.lookup(tcb.pointee.nextHop) != nil || device.linkType == .ip
   }

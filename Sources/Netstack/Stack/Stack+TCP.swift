@@ -7,13 +7,13 @@ extension Stack {
   // MARK: Segments
 
   /// `packet` starts at the TCP header.
-  mutating func receiveTCP(_ packet: PacketBuffer, _ ip: IPv4Header) {
+  mutating func receiveTCP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     env.pointee.statistics.count(.tcpInSegs)
     let length = packet.count
     if packet.storage.pointee.checksumState != .verified {
       let pseudo = Checksum.pseudoHeader(
-        source: IPAddress(ip.source), destination: IPAddress(ip.destination), proto: IPProtocol.tcp, length: length)
+        source: ip.source, destination: ip.destination, proto: IPProtocol.tcp, length: length)
       guard Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
         env.pointee.statistics.count(.tcpInErrs)
         return env.pointee.drop(packet, .tcpChecksum, .tcp)
@@ -31,8 +31,7 @@ extension Stack {
     let whole = packet.storage.pointee.data
     packet.pull(header.headerLength)
     let tuple = FourTuple(
-      local: Endpoint(IPAddress(ip.destination), header.destinationPort),
-      remote: Endpoint(IPAddress(ip.source), header.sourcePort))
+      local: Endpoint(ip.destination, header.destinationPort), remote: Endpoint(ip.source, header.sourcePort))
     if let tcb = demux.find(tuple, in: tcbs) { return segmentArrives(segment, ip, tcb) }
     if let index = timeWaits.find(tuple) { return timeWaitSegmentArrives(segment, ip, tuple, index) }
     if !steering.isMine(tuple) {
@@ -48,12 +47,12 @@ extension Stack {
   }
 
   /// RFC 9293 §3.10.7.1: no connection.
-  private mutating func refuse(_ segment: Segment, _ ip: IPv4Header, _ reason: DropReason) {
+  private mutating func refuse(_ segment: Segment, _ ip: IPPacketInfo, _ reason: DropReason) {
     sendReset(for: segment, ip)
     environment.pointee.drop(segment.packet, reason, .tcp)
   }
 
-  private mutating func segmentArrives(_ segment: Segment, _ ip: IPv4Header, _ tcb: TCBPointer) {
+  private mutating func segmentArrives(_ segment: Segment, _ ip: IPPacketInfo, _ tcb: TCBPointer) {
     let env = environment
     let before = tcb.pointee.state
     if before == .synReceived, mustWaitForAccept(tcb, segment) {
@@ -87,7 +86,7 @@ extension Stack {
   // MARK: LISTEN
 
   private mutating func listenSegmentArrives(
-    _ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ listener: TCBPointer, above floor: SequenceNumber?
+    _ segment: Segment, _ ip: IPPacketInfo, _ tuple: FourTuple, _ listener: TCBPointer, above floor: SequenceNumber?
   ) {
     let env = environment
     switch listener.pointee.listenSegmentArrives(segment) {
@@ -109,6 +108,7 @@ extension Stack {
       return env.pointee.drop(segment.packet, .tcpListenQueueFull, .tcp)
     }
     child.pointee.tuple = tuple
+    child.pointee.isIPv6 = listener.pointee.isIPv6
     child.pointee.parent = tcbs.handle(at: listener.pointee.index)
     listener.pointee.countHandshakes(1)
     prepare(child, floor: floor)
@@ -127,13 +127,19 @@ extension Stack {
     if let floor, tcb.pointee.snd.iss < floor { tcb.pointee.snd.iss = floor }
     tcb.pointee.timestampOffset = timestampOffset(tcb.pointee.tuple)
     tcb.pointee.ipIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
+    let isIPv4 = tcb.pointee.tuple.remote.address.isIPv4
+    if !isIPv4 {
+      // RFC 6437 §3: a label that nobody can guess, the same for all of the connection.
+      let hash = tcb.pointee.tuple.hash(Self.key(4, of: env.pointee.secret))
+      tcb.pointee.flowLabel = UInt32(truncatingIfNeeded: hash) & 0xf_ffff
+    }
     if let route = routes.lookup(tcb.pointee.tuple.remote.address, now: env.pointee.now) {
       tcb.pointee.neighborGeneration = routes.generation
       tcb.pointee.nextHop = route.nextHop
       tcb.pointee.pathMTU = route.mtu
     }
-    let headers = IPv4Header.minimumLength + TCPHeader.minimumLength
-    tcb.pointee.advertisedSegment = device.mtu - headers
+    let headers = (isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) + TCPHeader.minimumLength
+    tcb.pointee.advertisedSegment = (isIPv4 ? device.mtu : min(device.mtu, routers.mtu)) - headers
     if tcb.pointee.options.maximumSegment > 0 {
       tcb.pointee.advertisedSegment = min(tcb.pointee.advertisedSegment, tcb.pointee.options.maximumSegment)
     }
@@ -160,7 +166,7 @@ extension Stack {
   // MARK: TIME-WAIT
 
   private mutating func timeWaitSegmentArrives(
-    _ segment: Segment, _ ip: IPv4Header, _ tuple: FourTuple, _ index: UInt32
+    _ segment: Segment, _ ip: IPPacketInfo, _ tuple: FourTuple, _ index: UInt32
   ) {
     let env = environment
     switch timeWaits.segmentArrives(segment, at: index, env) {
@@ -194,7 +200,7 @@ extension Stack {
       acknowledgment: record.rcvNxt, headerLength: TCPHeader.minimumLength + options.encodedLength, flags: .ack,
       window: record.window)
     sendBare(
-      header, options, local: record.tuple.local.address.v4, remote: record.tuple.remote.address.v4, timeToLive: 0,
+      header, options, local: record.tuple.local.address, remote: record.tuple.remote.address, timeToLive: 0,
       typeOfService: 0)
   }
 

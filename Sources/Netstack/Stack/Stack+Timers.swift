@@ -28,6 +28,8 @@ extension Stack {
         advanceNeighbors()
       case TimerKind.reassembly:
         advanceReassembly()
+      case TimerKind.interface:
+        advanceInterface()
       default:
         break
       }
@@ -72,7 +74,7 @@ extension Stack {
     let env = environment
     if env.pointee.trace.allows(.arp, .warn) {
       var event = TraceEvent(env.pointee.now, .arp, .warn, .neighborFailed)
-      event.a = Int64(who.v4.bits)
+      event.tuple.remote = Endpoint(who, 0)
       env.pointee.trace.append(event)
     }
     while let packet = waiting.removeFirst() {
@@ -82,13 +84,10 @@ extension Stack {
   }
 
   private mutating func reportUnreachable(_ packet: PacketBuffer) {
-    guard let ip = IPv4Header(quoted: packet.readable), packet.linearCount >= ip.headerLength + 8 else { return }
-    let base = UnsafeRawPointer(packet.base)
-    let local = Endpoint(IPAddress(ip.source), base.bigEndian16(at: ip.headerLength))
-    let remote = Endpoint(IPAddress(ip.destination), base.bigEndian16(at: ip.headerLength + 2))
-    switch ip.proto {
+    guard let (tuple, proto) = FourTuple.quoted(packet.readable) else { return }
+    switch proto {
     case IPProtocol.tcp:
-      guard let tcb = demux.find(FourTuple(local: local, remote: remote), in: tcbs) else { return }
+      guard let tcb = demux.find(tuple, in: tcbs) else { return }
       let before = tcb.pointee.state
       if before == .synSent {
         tcb.pointee.abort(.hostUnreachable, environment)
@@ -97,7 +96,7 @@ extension Stack {
       }
       settle(tcb, before: before)
     case IPProtocol.udp:
-      guard let socket = datagramPorts.find(source: remote, destination: local, in: datagrams),
+      guard let socket = datagramPorts.find(source: tuple.remote, destination: tuple.local, in: datagrams),
         socket.pointee.remote != nil
       else { return }
       socket.pointee.error = .hostUnreachable
@@ -125,10 +124,11 @@ extension Stack {
       env.pointee.noteDrop(.fragmentTimeout, .ip)
       // Only with the first fragment in hand is there something to quote (RFC 1122 §3.3.2).
       guard let first = expired.first else { continue }
-      if let header = IPv4Header(quoted: first.readable) {
+      if first.readable[0] >> 4 == 6 {
+        reportErrorIPv6(ICMPv6.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first)
+      } else {
         reportError(
-          ICMPv4Header.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first, header,
-          wasLinkBroadcast: false)
+          ICMPv4Header.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first, wasLinkBroadcast: false)
       }
       env.pointee.pool.release(first)
     }

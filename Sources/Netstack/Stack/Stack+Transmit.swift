@@ -1,4 +1,5 @@
-// Owns: the way out: segment plans become packets, packets get IP and Ethernet headers, frames wait for the device.
+// Owns: the way out: segment plans become packets, packets get IPv4 and Ethernet headers, frames wait for the device. IPv6's
+// header: Stack+TransmitIPv6.swift.
 // Read first: RFC 1122 §3.3.1, §2.3.2; RFC 9293 §3.1 for the checksum.
 
 import Wire
@@ -47,13 +48,17 @@ extension Stack {
   /// Most payload in one super-segment, bytes: beyond 64 KB only to the host at the device's other end. A kernel that forwards
   /// such frames cuts them itself, at a fraction of the speed.
   private func superSegment(_ tcb: TCBPointer) -> Int {
+    let address = tcb.pointee.tuple.remote.address
+    guard address.isIPv4 else {
+      return device.tcpSegmentation6 ? min(device.largestSuperPacket, 65535) - Self.mostHeaders : 0
+    }
     guard device.tcpSegmentation4 else { return 0 }
-    let remote = tcb.pointee.tuple.remote.address.v4
-    let isHost = device.hostAddress == remote && remote != address && environment.pointee.now >= bigPacketsFrom
+    let isHost =
+      device.hostAddress == address.v4 && address.v4 != addresses.ipv4 && environment.pointee.now >= bigPacketsFrom
     return (isHost ? device.largestSuperPacket : min(device.largestSuperPacket, 65535)) - Self.mostHeaders
   }
 
-  /// IPv4 and TCP with all their options
+  /// IPv4 and TCP with all their options; IPv6's header is shorter.
   private static var mostHeaders: Int { 120 }
 
   mutating func transmit(_ tcb: TCBPointer) {
@@ -93,7 +98,7 @@ extension Stack {
     ).write(to: base)
     plan.options.write(to: base + TCPHeader.minimumLength)
     if plan.payloadLength > plan.segmentSize, plan.segmentSize > 0 {
-      packet.storage.pointee.segmentationType = .tcpv4
+      packet.storage.pointee.segmentationType = tcb.pointee.tuple.remote.address.isIPv4 ? .tcpv4 : .tcpv6
       packet.storage.pointee.segmentSize = UInt16(plan.segmentSize)
     }
     completeChecksum(
@@ -103,6 +108,13 @@ extension Stack {
     let segments = plan.segmentSize > 0 ? max(1, (plan.payloadLength + plan.segmentSize - 1) / plan.segmentSize) : 1
     let identification = tcb.pointee.ipIdentification
     tcb.pointee.ipIdentification &+= UInt16(truncatingIfNeeded: segments)
+    guard tcb.pointee.tuple.remote.address.isIPv4 else {
+      return sendIPv6(
+        packet, proto: IPProtocol.tcp, source: tcb.pointee.tuple.local.address,
+        destination: tcb.pointee.tuple.remote.address, nextHop: tcb.pointee.nextHop,
+        trafficClass: tcb.pointee.options.trafficClass, hopLimit: tcb.pointee.options.hopLimit,
+        flowLabel: tcb.pointee.flowLabel, mtu: tcb.pointee.pathMTU)
+    }
     let options = (tos: tcb.pointee.options.typeOfService, ttl: tcb.pointee.options.timeToLive)
     sendIPv4(
       packet, proto: IPProtocol.tcp, source: tcb.pointee.tuple.local.address.v4,
@@ -153,7 +165,7 @@ extension Stack {
   }
 
   /// RFC 9293 §3.5.2: the RST that answers a segment for which there is no connection.
-  mutating func sendReset(for segment: Segment, _ ip: IPv4Header) {
+  mutating func sendReset(for segment: Segment, _ ip: IPPacketInfo) {
     guard !segment.flags.contains(.rst) else { return }
     let hasAck = segment.flags.contains(.ack)
     let header = TCPHeader(
@@ -174,13 +186,13 @@ extension Stack {
       flags: [.rst, .ack], window: 0)
     environment.pointee.statistics.count(.tcpOutRsts)
     sendBare(
-      header, TCPOptions(), local: tcb.pointee.tuple.local.address.v4, remote: tcb.pointee.tuple.remote.address.v4,
-      timeToLive: tcb.pointee.options.timeToLive, typeOfService: tcb.pointee.options.typeOfService)
+      header, TCPOptions(), local: tcb.pointee.tuple.local.address, remote: tcb.pointee.tuple.remote.address,
+      timeToLive: tcb.pointee.sentTimeToLive, typeOfService: tcb.pointee.sentTypeOfService)
   }
 
   /// A segment without connection: RST, or TIME-WAIT's acknowledgment. `header.headerLength` leaves room for `options`.
   mutating func sendBare(
-    _ header: TCPHeader, _ options: TCPOptions, local: IPv4Address, remote: IPv4Address, timeToLive: Int,
+    _ header: TCPHeader, _ options: TCPOptions, local: IPAddress, remote: IPAddress, timeToLive: Int,
     typeOfService: UInt8
   ) {
     let env = environment
@@ -192,36 +204,51 @@ extension Stack {
     if env.pointee.trace.allows(.tcp, .debug) {
       var event = TraceEvent(env.pointee.now, .tcp, .debug, .segmentOut)
       event.tuple = FourTuple(
-        local: Endpoint(IPAddress(local), header.sourcePort),
-        remote: Endpoint(IPAddress(remote), header.destinationPort))
+        local: Endpoint(local, header.sourcePort), remote: Endpoint(remote, header.destinationPort))
       event.flags = header.flags
       env.pointee.trace.append(event)
     }
     completeChecksum(
-      packet, offset: TCPHeader.checksumOffset, proto: IPProtocol.tcp, source: IPAddress(local),
-      destination: IPAddress(remote))
+      packet, offset: TCPHeader.checksumOffset, proto: IPProtocol.tcp, source: local, destination: remote)
     route(
       packet, proto: IPProtocol.tcp, source: local, destination: remote, typeOfService: typeOfService,
-      timeToLive: timeToLive, flags: IPv4Header.flagDontFragment)
+      timeToLive: timeToLive, dontFragment: true)
   }
 
-  // MARK: IPv4
+  // MARK: IP
+
+  /// The way to `destination`, with the source that a socket without an address of its own sends from; nil where there is none.
+  func decide(_ destination: IPAddress, now: Instant) -> RouteDecision? {
+    guard var decision = routes.lookup(destination, now: now) else { return nil }
+    if decision.source.isUnspecified {
+      guard let source = AddressSelection.source(for: destination, among: addresses) else { return nil }
+      decision.source = source
+    }
+    return decision
+  }
 
   /// Looks the way up and sends.
   mutating func route(
-    _ packet: PacketBuffer, proto: UInt8, source: IPv4Address, destination: IPv4Address, typeOfService: UInt8,
-    timeToLive: Int, flags: UInt16
+    _ packet: PacketBuffer, proto: UInt8, source: IPAddress, destination: IPAddress, typeOfService: UInt8,
+    timeToLive: Int, dontFragment: Bool
   ) {
-    guard let route = routes.lookup(IPAddress(destination), now: environment.pointee.now) else {
-      environment.pointee.statistics.count(.ipOutNoRoutes)
+    guard let route = routes.lookup(destination, now: environment.pointee.now) else {
+      environment.pointee.statistics.count(destination.isIPv4 ? .ipOutNoRoutes : .ip6OutNoRoutes)
       return discard(packet, .ipNoRoute, .ip)
+    }
+    guard destination.isIPv4 else {
+      return sendIPv6(
+        packet, proto: proto, source: source, destination: destination, nextHop: route.nextHop,
+        trafficClass: typeOfService, hopLimit: timeToLive, flowLabel: 0, mtu: route.mtu)
     }
     nextIdentification &+= 1
     sendIPv4(
-      packet, proto: proto, source: source, destination: destination, nextHop: route.nextHop,
-      typeOfService: typeOfService, timeToLive: timeToLive, identification: nextIdentification, flags: flags,
-      mtu: route.mtu)
+      packet, proto: proto, source: source.v4, destination: destination.v4, nextHop: route.nextHop,
+      typeOfService: typeOfService, timeToLive: timeToLive, identification: nextIdentification,
+      flags: dontFragment ? IPv4Header.flagDontFragment : 0, mtu: route.mtu)
   }
+
+  // MARK: IPv4
 
   /// `packet` starts at the transport header. Larger than `mtu` (and no super-frame): cut, unless DF is set.
   mutating func sendIPv4(
@@ -235,7 +262,8 @@ extension Stack {
       identification: identification, flags: flags,
       timeToLive: timeToLive > 0 ? UInt8(timeToLive) : env.pointee.settings.ipDefaultTTL)
     header.write(to: packet.push(IPv4Header.minimumLength))
-    if destination == address { return loopBack(packet) }
+    if addresses.contains(IPAddress(destination)) { return loopBack(packet) }
+    packet.storage.pointee.checksumStart = UInt16(IPv4Header.minimumLength)
     if header.totalLength > mtu, packet.storage.pointee.segmentationType == .none {
       return fragment(packet, nextHop: nextHop, mtu: mtu)
     }
@@ -250,6 +278,11 @@ extension Stack {
     }
     env.pointee.statistics.count(.ipFragOKs)
     env.pointee.statistics.count(.ipFragCreates, pieces.count)
+    sendPieces(&pieces, of: packet, nextHop: nextHop)
+  }
+
+  mutating func sendPieces(_ pieces: inout PacketQueue, of packet: PacketBuffer, nextHop: IPAddress) {
+    let env = environment
     if env.pointee.trace.allows(.ip, .debug) {
       var event = TraceEvent(env.pointee.now, .ip, .debug, .fragmented)
       event.a = Int64(packet.count)
@@ -260,18 +293,13 @@ extension Stack {
     while let piece = pieces.removeFirst() { transmitIP(piece, nextHop: nextHop) }
   }
 
-  private mutating func transmitIP(_ packet: PacketBuffer, nextHop: IPAddress) {
+  /// `packet` starts at its IP header, whose length is its `checksumStart`.
+  mutating func transmitIP(_ packet: PacketBuffer, nextHop: IPAddress) {
     let env = environment
-    guard device.linkType == .ethernet else {
-      if packet.storage.pointee.checksumState == .partial { setChecksumStart(packet, IPv4Header.minimumLength) }
-      return transmitQueue.append(packet)
-    }
-    if routes.isBroadcast(nextHop) { return transmitFrame(packet, to: .broadcast, EtherType.ipv4) }
-    if nextHop.isMulticast {
-      // RFC 1112 §6.4
-      let hardware = MACAddress(bits: 0x0100_5e00_0000 | UInt64(nextHop.v4.bits & 0x7f_ffff))
-      return transmitFrame(packet, to: hardware, EtherType.ipv4)
-    }
+    guard device.linkType == .ethernet else { return transmitQueue.append(packet) }
+    let etherType = nextHop.isIPv4 ? EtherType.ipv4 : EtherType.ipv6
+    if nextHop.isMulticast { return transmitFrame(packet, to: MACAddress(group: nextHop), etherType) }
+    if routes.isBroadcast(nextHop) { return transmitFrame(packet, to: .broadcast, etherType) }
     // A frame that points into a sender's memory cannot wait for an answer: the sender waits for the frame.
     if packet.storage.pointee.pinnedBy != 0,
       tcbs.pointer(at: packet.storage.pointee.pinnedBy - 1).pointee.sendBuffer.isLent,
@@ -283,7 +311,7 @@ extension Stack {
       nextHop, packet: packet, now: env.pointee.now, settings: env.pointee.settings)
     switch verdict {
     case .resolved(let hardware):
-      transmitFrame(packet, to: hardware, EtherType.ipv4)
+      transmitFrame(packet, to: hardware, etherType)
     case .queued(let sendRequest, let dropped):
       if let dropped { discard(dropped, .neighborQueueFull, .arp) }
       if sendRequest { requestNeighbor(nextHop, unicastTo: nil) }
@@ -293,21 +321,15 @@ extension Stack {
     }
   }
 
-  private func setChecksumStart(_ packet: PacketBuffer, _ start: Int) {
-    packet.storage.pointee.checksumStart = UInt16(start)
-  }
-
   mutating func transmitFrame(_ packet: PacketBuffer, to hardware: MACAddress, _ etherType: UInt16) {
     EthernetHeader(destination: hardware, source: device.hardwareAddress, etherType: etherType)
       .write(to: packet.push(EthernetHeader.length))
-    if packet.storage.pointee.checksumState == .partial {
-      setChecksumStart(packet, EthernetHeader.length + IPv4Header.minimumLength)
-    }
+    packet.storage.pointee.checksumStart &+= UInt16(EthernetHeader.length)
     transmitQueue.append(packet)
   }
 
   /// A packet to ourselves comes back as if received: flattened, its checksum known to be right.
-  private mutating func loopBack(_ packet: PacketBuffer) {
+  mutating func loopBack(_ packet: PacketBuffer) {
     let env = environment
     guard let copy = env.pointee.pool.allocate() else { return discard(packet, .noBuffer, .ip) }
     let length = packet.count
@@ -333,22 +355,28 @@ extension Stack {
   // MARK: ICMP
 
   /// Sends an ICMP message in the packet that asked for it (`packet` starts at the ICMP header, headroom is there).
-  mutating func sendICMP(reusing packet: PacketBuffer, to destination: IPv4Address, typeOfService: UInt8) {
+  /// From the address that it was sent to, or the one that a route to there sends from.
+  mutating func sendICMP(
+    reusing packet: PacketBuffer, from source: IPAddress?, to destination: IPAddress, typeOfService: UInt8
+  ) {
     let env = environment
     env.pointee.statistics.count(.icmpOutMsgs)
     packet.storage.pointee.checksumState = .none
     let base = UnsafeRawPointer(packet.base)
-    traceICMP(.icmpOut, base.byte(at: 0), base.byte(at: 1), remote: destination)
+    guard let source = source ?? decide(destination, now: env.pointee.now)?.source else {
+      env.pointee.statistics.count(.ipOutNoRoutes)
+      return discard(packet, .ipNoRoute, .icmp)
+    }
+    traceICMP(.icmpOut, base.byte(at: 0), base.byte(at: 1), local: source, remote: destination)
     route(
-      packet, proto: IPProtocol.icmp, source: address, destination: destination, typeOfService: typeOfService,
-      timeToLive: 0, flags: 0)
+      packet, proto: IPProtocol.icmp, source: source, destination: destination, typeOfService: typeOfService,
+      timeToLive: 0, dontFragment: false)
   }
 
-  /// Sends an ICMP error about a packet that starts at its IP header, if one may be sent.
-  mutating func reportError(
-    _ type: UInt8, _ code: UInt8, about packet: PacketBuffer, _ header: IPv4Header, wasLinkBroadcast: Bool
-  ) {
+  /// Sends an ICMP error about a packet that starts at its IPv4 header, if one may be sent.
+  mutating func reportError(_ type: UInt8, _ code: UInt8, about packet: PacketBuffer, wasLinkBroadcast: Bool) {
     let env = environment
+    guard let header = IPv4Header(quoted: packet.readable) else { return }
     let payload = UnsafeRawBufferPointer(rebasing: packet.readable[min(header.headerLength, packet.linearCount)...])
     guard
       ICMPv4Messages.mayReport(header, payload: payload, wasLinkBroadcast: wasLinkBroadcast, routes: routes)
@@ -360,7 +388,9 @@ extension Stack {
       let message = ICMPv4Messages.makeError(type: type, code: code, about: packet, pool: &env.pointee.pool)
     else { return env.pointee.noteDrop(.noBuffer, .icmp) }
     if type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpOutDestUnreachs) }
-    sendICMP(reusing: message, to: header.source, typeOfService: 0)
+    let source = IPAddress(header.destination)
+    sendICMP(
+      reusing: message, from: addresses.contains(source) ? source : nil, to: IPAddress(header.source), typeOfService: 0)
   }
 
   // MARK: ARP
@@ -376,7 +406,7 @@ extension Stack {
   }
 
   /// RFC 5227 §2.3: tells who we are, without waiting for anybody.
-  mutating func announce() {
+  mutating func announce(_ address: IPv4Address) {
     guard device.linkType == .ethernet else { return }
     let arp = ARP.announcement(ourAddress: address, ourHardware: device.hardwareAddress)
     environment.pointee.statistics.count(.arpOutRequests)
@@ -384,7 +414,9 @@ extension Stack {
   }
 
   mutating func requestNeighbor(_ who: IPAddress, unicastTo hardware: MACAddress?) {
-    let arp = ARP.request(for: who.v4, ourAddress: address, ourHardware: device.hardwareAddress)
+    guard who.isIPv4 else { return solicitNeighbor(who, unicastTo: hardware) }
+    let source = decide(who, now: environment.pointee.now)?.source.v4 ?? addresses.ipv4
+    let arp = ARP.request(for: who.v4, ourAddress: source, ourHardware: device.hardwareAddress)
     environment.pointee.statistics.count(.arpOutRequests)
     sendARP(arp, to: hardware ?? .broadcast, .arpRequestOut)
   }

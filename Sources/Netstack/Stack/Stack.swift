@@ -35,9 +35,15 @@ package struct DeviceCapabilities: Sendable {
 
 package struct StackConfiguration: Sendable {
   package var device = DeviceCapabilities()
+  /// The first IPv4 address; .any for none.
   package var address = IPv4Address(198, 18, 0, 4)
   package var prefixLength = 24
+  /// Further addresses, of either family.
+  package var moreAddresses = InterfaceAddresses()
   package var gateway: IPv4Address?
+  package var gateway6: IPAddress?
+  /// IPv6 is spoken: the interface gets a link-local address, asks for routers, and configures itself as they advertise.
+  package var ipv6 = false
   package var settings = Settings()
   package var secret = HashKey(0, 0)
   /// Shifts the timestamps clock (RFC 7323 §7.1). The same in all stacks that share an address and a clock, so that a connection
@@ -56,12 +62,12 @@ package struct Stack: ~Copyable {
   package let device: DeviceCapabilities
   /// Super-segments of more than 64 KB go out from then on.
   var bigPacketsFrom = Instant.zero
-  let address: IPv4Address
+  /// The interface's addresses, of both families.
+  package internal(set) var addresses = InterfaceAddresses()
   let timestampSecret: HashKey
   package let steering: Steering
   /// Packets for other stacks that share the address.
   var strays = PacketQueue()
-  let subnetBroadcast: IPv4Address
 
   // Link and IP
   var neighbors: NeighborTable
@@ -72,6 +78,10 @@ package struct Stack: ~Copyable {
   var reassemblyTimer: TimerID
   var icmpLimiter: ICMPRateLimiter
   var nextIdentification: UInt16
+  /// IPv6: what routers have advertised, and what is due to be asked or to expire.
+  package internal(set) var routers = RouterDiscovery()
+  var isIPv6On = false
+  var interfaceTimer: TimerID
 
   // TCP
   var tcbs: TCBSlab
@@ -102,14 +112,11 @@ package struct Stack: ~Copyable {
     timestampSecret = configuration.timestampSecret ?? configuration.secret
     steering = Steering(
       index: configuration.stackIndex, count: configuration.stackCount, key: Self.key(3, of: configuration.secret))
-    address = configuration.address
-    let hostBits = UInt32.max >> UInt32(min(max(configuration.prefixLength, 0), 32))
-    subnetBroadcast = IPv4Address(
-      bits: configuration.prefixLength >= 31 ? .max : configuration.address.bits | hostBits)
     neighbors = NeighborTable(seed: configuration.seed, now: now)
     neighborTimer = env.pointee.wheel.allocate(kind: TimerKind.neighbor, owner: 0)
     reassembly = Reassembly(key: configuration.secret)
     reassemblyTimer = env.pointee.wheel.allocate(kind: TimerKind.reassembly, owner: 0)
+    interfaceTimer = env.pointee.wheel.allocate(kind: TimerKind.interface, owner: 0)
     icmpLimiter = ICMPRateLimiter(key: configuration.secret, seed: configuration.seed, now: now)
     nextIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
     let maximum = configuration.settings.maximumConnections
@@ -117,18 +124,17 @@ package struct Stack: ~Copyable {
     demux = Demux(key: configuration.stackCount > 1 ? Self.key(3, of: configuration.secret) : configuration.secret)
     timeWaits = TimeWaitTable(key: configuration.secret, maximum: configuration.settings.tcpMaxTimeWaitBuckets)
     datagrams = Slab(maximum: maximum)
-    let source = IPAddress(configuration.address)
-    _ = routes.add(
-      Route(
-        prefix: source, prefixLength: configuration.prefixLength, gateway: nil, source: source,
-        mtu: configuration.device.mtu))
-    if let gateway = configuration.gateway {
-      _ = routes.add(
-        Route(
-          prefix: IPAddress(.any), prefixLength: 0, gateway: IPAddress(gateway), source: source,
-          mtu: configuration.device.mtu))
+    if configuration.address != .any {
+      addAddress(
+        InterfaceAddress(
+          IPAddress(configuration.address), prefixLength: configuration.prefixLength, state: .preferred,
+          origin: .configured))
     }
-    if configuration.stackIndex == 0 { announce() }
+    for i in 0..<configuration.moreAddresses.count { addAddress(configuration.moreAddresses[i]) }
+    if let gateway = configuration.gateway {
+      setGateway(IPAddress(gateway), source: IPAddress(addresses.ipv4))
+    }
+    if configuration.ipv6 { beginIPv6(configuration.gateway6) }
   }
 
   deinit {
@@ -162,7 +168,11 @@ package struct Stack: ~Copyable {
     while true {
       flushWork()
       guard let packet = loopbackQueue.removeFirst() else { return }
-      receiveIPv4(packet, wasLinkBroadcast: false)
+      if packet.readable[0] >> 4 == 6 {
+        receiveIPv6(packet, wasLinkBroadcast: false, overheard: false)
+      } else {
+        receiveIPv4(packet, wasLinkBroadcast: false)
+      }
     }
   }
 

@@ -174,12 +174,13 @@ package struct Demux: ~Copyable {
     return best
   }
 
-  /// How well a listener fits a local end: 1 by address, 0 by any, -1 not at all.
+  /// How well a listener fits a local end: 2 by address, 1 by its family's any, 0 by :: that takes IPv4 too, -1 not at all.
   private static func score(_ tcb: TCBPointer, _ local: Endpoint) -> Int {
     guard tcb.pointee.tuple.local.port == local.port else { return -1 }
     let address = tcb.pointee.tuple.local.address
-    if address == local.address { return 1 }
-    return address.isUnspecified ? 0 : -1
+    if address == local.address { return 2 }
+    guard address.takes(local.address, onlyIPv6: tcb.pointee.options.onlyIPv6) else { return -1 }
+    return address.isIPv4 == local.address.isIPv4 ? 1 : 0
   }
 
   // MARK: Local ports
@@ -215,8 +216,11 @@ package struct Demux: ~Copyable {
       let other = slab.pointer(at: next - 1)
       next = other.pointee.portNext
       guard other != tcb, other.pointee.tuple.local.port == local.port else { continue }
-      let address = other.pointee.tuple.local.address
-      guard address == local.address || address.isUnspecified || local.address.isUnspecified else { continue }
+      guard
+        local.address.overlaps(
+          other.pointee.tuple.local.address, onlyIPv6: tcb.pointee.options.onlyIPv6,
+          otherOnlyIPv6: other.pointee.options.onlyIPv6)
+      else { continue }
       let mine = tcb.pointee.options
       let theirs = other.pointee.options
       if mine.reuseAddress, theirs.reuseAddress, other.pointee.state != .listen { continue }

@@ -76,7 +76,9 @@ extension TransmissionControlBlock {
       rcv.shift = 0
       receiveSpace = min(receiveSpace, 65535)
     }
-    peerMaximumSegment = max(Int(options.maximumSegmentSize ?? 536), settings.tcpMinSndMss)
+    // RFC 9293 §3.7.1: without the option 576 or 1280 bytes, less the headers.
+    let assumed = tuple.remote.address.isIPv4 ? 536 : 1220
+    peerMaximumSegment = max(options.maximumSegmentSize.map { Int($0) } ?? assumed, settings.tcpMinSndMss)
     updateSegmentSize(env)
     receivedSegment = max(min(maximumSegment, advertisedSegment) - (timestampsOn ? 12 : 0), 88)
     lastReceivedAt = env.pointee.now
@@ -84,7 +86,7 @@ extension TransmissionControlBlock {
 
   /// SMSS: the least of the peer's option, the path and TCP_MAXSEG (RFC 6691, RFC 9293 §3.7.1).
   mutating func updateSegmentSize(_ env: EnvironmentPointer) {
-    let headers = (tuple.remote.address.isIPv4 ? IPv4Header.minimumLength : 40) + TCPHeader.minimumLength
+    let headers = (tuple.remote.address.isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) + TCPHeader.minimumLength
     var size = min(peerMaximumSegment, pathMTU - headers)
     if options.maximumSegment > 0 { size = min(size, options.maximumSegment) }
     maximumSegment = max(size, env.pointee.settings.tcpMinSndMss)

@@ -82,6 +82,10 @@ struct StreamOptions {
   var windowClamp = 0
   var notSentLowWater = 0
   var typeOfService: UInt8 = 0
+  /// IPV6_TCLASS, IPV6_UNICAST_HOPS (0 = the default), IPV6_V6ONLY
+  var trafficClass: UInt8 = 0
+  var hopLimit = 0
+  var onlyIPv6 = false
   /// 0 = the setting's.
   var timeToLive = 0
   var mtuDiscover = 1
@@ -116,6 +120,19 @@ package struct TransmissionControlBlock: ~Copyable {
   var isBound = false
   /// What bind was asked for; connect puts our address in its place.
   var boundAddress = IPAddress.anyIPv4
+  /// The program's socket is of AF_INET6, which speaks to IPv4 too unless IPV6_V6ONLY.
+  var isIPv6 = false
+  /// Its family's wildcard.
+  var anyAddress: IPAddress { isIPv6 ? .anyIPv6 : .anyIPv4 }
+  /// What its packets' headers say, as options or defaults (0) have it.
+  var sentTimeToLive: Int { tuple.remote.address.isIPv4 ? options.timeToLive : options.hopLimit }
+  var sentTypeOfService: UInt8 { tuple.remote.address.isIPv4 ? options.typeOfService : options.trafficClass }
+
+  mutating func setFamily(isIPv6: Bool) {
+    self.isIPv6 = isIPv6
+    boundAddress = anyAddress
+    tuple = FourTuple(local: Endpoint(anyAddress, 0), remote: Endpoint(anyAddress, 0))
+  }
   var options = StreamOptions()
 
   // MARK: Sequence spaces and queues
@@ -257,6 +274,8 @@ package struct TransmissionControlBlock: ~Copyable {
   var neighborGeneration: UInt32 = 0
   var nextHop = IPAddress.anyIPv4
   var ipIdentification: UInt16 = 0
+  /// RFC 6437
+  var flowLabel: UInt32 = 0
 
   // MARK: Counters for TCP_INFO
   var bytesAcked: UInt64 = 0

@@ -5,12 +5,15 @@ import Wire
 
 package struct DatagramSocketState: ~Copyable {
   let index: UInt32
+  /// AF_INET6, which speaks to IPv4 too unless `onlyIPv6`.
+  let isIPv6: Bool
+  var onlyIPv6 = false
   var cookie: UInt32
-  var local = Endpoint(.anyIPv4, 0)
+  var local: Endpoint
   var remote: Endpoint?
   var isBound = false
   /// What bind was asked for; connect puts our address in its place until it is undone.
-  var boundAddress = IPAddress.anyIPv4
+  var boundAddress: IPAddress
   var queue = PacketQueue()
   /// Memory of queued datagrams, bytes (truesize), and its limit (SO_RCVBUF).
   var queuedMemory = 0
@@ -24,6 +27,9 @@ package struct DatagramSocketState: ~Copyable {
   var broadcast = false
   var typeOfService: UInt8 = 0
   var timeToLive = 0
+  /// IPV6_TCLASS, IPV6_UNICAST_HOPS (0 = the default)
+  var trafficClass: UInt8 = 0
+  var hopLimit = 0
   var mtuDiscover = 1
   var receiveErrors = false
   var packetInfo = false
@@ -38,12 +44,18 @@ package struct DatagramSocketState: ~Copyable {
   var isInChangedList = false
   var events = Readiness(rawValue: 0)
 
-  init(index: UInt32, cookie: UInt32, settings: borrowing Settings) {
+  init(index: UInt32, isIPv6: Bool, cookie: UInt32, settings: borrowing Settings) {
     self.index = index
+    self.isIPv6 = isIPv6
+    boundAddress = isIPv6 ? .anyIPv6 : .anyIPv4
+    local = Endpoint(boundAddress, 0)
     self.cookie = cookie
     receiveBuffer = settings.rmemDefault
     sendBuffer = settings.wmemDefault
   }
+
+  /// Its family's wildcard.
+  var anyAddress: IPAddress { isIPv6 ? .anyIPv6 : .anyIPv4 }
 
   var readiness: Readiness {
     var ready: Readiness = []
@@ -111,13 +123,14 @@ struct DatagramPorts: ~Copyable {
       next = socket.pointee.portNext
       guard socket.pointee.local.port == destination.port else { continue }
       var score = 0
-      if !socket.pointee.local.address.isUnspecified {
-        guard socket.pointee.local.address == destination.address else { continue }
-        score += 1
-      }
+      let bound = socket.pointee.local.address
+      guard bound.takes(destination.address, onlyIPv6: socket.pointee.onlyIPv6) else { continue }
+      // A socket of the datagram's own family before one of AF_INET6 that takes both.
+      if socket.pointee.isIPv6 != destination.address.isIPv4 { score += 1 }
+      if !bound.isUnspecified { score += 2 }
       if let remote = socket.pointee.remote {
         guard remote == source else { continue }
-        score += 2
+        score += 4
       }
       if score > bestScore {
         best = socket
@@ -133,8 +146,10 @@ struct DatagramPorts: ~Copyable {
       let other = slab.pointer(at: next - 1)
       next = other.pointee.portNext
       guard other != socket, other.pointee.local.port == local.port else { continue }
-      let address = other.pointee.local.address
-      guard address == local.address || address.isUnspecified || local.address.isUnspecified else { continue }
+      guard
+        local.address.overlaps(
+          other.pointee.local.address, onlyIPv6: socket.pointee.onlyIPv6, otherOnlyIPv6: other.pointee.onlyIPv6)
+      else { continue }
       if socket.pointee.reuseAddress, other.pointee.reuseAddress { continue }
       if socket.pointee.reusePort, other.pointee.reusePort { continue }
       return true
