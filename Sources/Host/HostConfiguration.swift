@@ -106,6 +106,9 @@ package struct HostConfiguration {
   /// What is wrong with the environment; the stack does not start then.
   package private(set) var error: ConfigurationError?
 
+  /// ANP_LOOPBACK=stack, or a part of it in ANP_TAKE: the program's loopback is the stack's.
+  package private(set) var loopbackInStack = false
+
   /// The stack speaks IPv6.
   package var hasIPv6: Bool { false }
 
@@ -193,6 +196,18 @@ package struct HostConfiguration {
     }
     if let value = lookup("ANP_TAKE") { try parseNetworks("ANP_TAKE", value, &take) }
     if let value = lookup("ANP_BYPASS") { try parseNetworks("ANP_BYPASS", value, &bypass) }
+    if let value = lookup("ANP_LOOPBACK") {
+      var cursor = TextCursor(cString: value)
+      loopbackInStack = cursor.take(word: "stack")
+      guard loopbackInStack || cursor.take(word: "kernel") || cursor.atEnd, cursor.atEnd else {
+        throw ConfigurationError(
+          variable: "ANP_LOOPBACK", value: value,
+          expected: "'stack' for 127.0.0.0/8 and ::1 within the program, or 'kernel'")
+      }
+    }
+    if take.contains(IPAddress(IPv4Address(127, 0, 0, 1))) || take.contains(IPAddress(high: 0, low: 1)) {
+      loopbackInStack = true
+    }
     if let value = lookup("ANP_DEBUG") { try parseFilter(value) }
     if !filter.isOff { log = .standardError }
     if let value = lookup("ANP_LOG"), value.pointee != 0 {

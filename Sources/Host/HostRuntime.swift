@@ -150,6 +150,7 @@ package enum HostRuntime {
     wanted.address = link.address
     wanted.prefixLength = link.prefixLength
     wanted.gateway = gateway(device, link, configuration.pointee.gateway)
+    wanted.loopback = configuration.pointee.loopbackInStack
     wanted.secret = HashKey(k0, k1)
     wanted.timestampSecret = Entropy.bootSecret()
     wanted.stackCount = queues.count

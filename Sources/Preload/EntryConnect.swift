@@ -69,7 +69,7 @@ private func connect(
     if description.pointee.side == .undecided { return passToKernel }
     if description.pointee.kind == .stream { return Spread.disconnect(description) }
   case .endpoint(let given):
-    endpoint = given
+    endpoint = Sides.thisHost(given)
     if description.pointee.onlyIPv6, endpoint.address.isIPv4 { return -Errno.networkUnreachable }
     if description.pointee.side == .undecided {
       switch Sides.destination(endpoint.address) {

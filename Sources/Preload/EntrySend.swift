@@ -236,7 +236,7 @@ private func sendDatagram(
   var destination: Endpoint?
   if let name, nameLength > 0 {
     switch parseDestination(name, nameLength, description) {
-    case .endpoint(let endpoint): destination = endpoint
+    case .endpoint(let endpoint): destination = Sides.thisHost(endpoint)
     case .failure(let error): return error
     case .unspecified: break  // an IPv6 socket: as if no name were given (udpv6_sendmsg)
     }

@@ -2,7 +2,7 @@
 //
 //   ANP_TAKE matches                   stack
 //   else ANP_BYPASS matches            kernel
-//   else loopback, or "this host"      kernel
+//   else loopback, or "this host"      kernel; stack where ANP_LOOPBACK=stack
 //   else                               stack; if it cannot start: ENETDOWN, or the kernel where ANP_FALLBACK=kernel
 //
 // A wildcard bind goes to the stack, but with port 0 it tells nothing yet: many a client binds so and then connects to a
@@ -24,8 +24,15 @@ enum Sides {
   /// For traffic to `address`.
   static func destination(_ address: IPAddress) -> Destination {
     // connect() to 0.0.0.0 or :: means this host.
-    if address.isUnspecified { return .kernel }
+    if address.isUnspecified { return HostRuntime.configuration.loopbackInStack ? .stack : .kernel }
     return place(address, otherwise: -Errno.networkUnreachable)
+  }
+
+  /// Where "this host" is, for connect and sendto (Linux: INADDR_LOOPBACK, in6addr_loopback).
+  static func thisHost(_ endpoint: Endpoint) -> Endpoint {
+    guard endpoint.address.isUnspecified, HostRuntime.configuration.loopbackInStack else { return endpoint }
+    let isIPv4 = endpoint.address.isIPv4
+    return Endpoint(isIPv4 ? IPAddress(IPv4Address(127, 0, 0, 1)) : IPAddress(high: 0, low: 1), endpoint.port)
   }
 
   /// For a socket bound to `address`.
@@ -36,7 +43,7 @@ enum Sides {
   private static func place(_ address: IPAddress, otherwise failure: Int) -> Destination {
     if HostRuntime.configuration.matchesTake(address) { return .stack }
     if HostRuntime.configuration.matchesBypass(address) { return .kernel }
-    if address.isLoopback { return .kernel }
+    if address.isLoopback { return HostRuntime.configuration.loopbackInStack ? .stack : .kernel }
     return address.isIPv4 || address.isUnspecified || HostRuntime.configuration.hasIPv6 ? .stack : .refused(failure)
   }
 

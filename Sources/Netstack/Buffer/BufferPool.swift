@@ -74,7 +74,8 @@ package struct BufferPool: ~Copyable {
       fragments: InlineArray(repeating: PacketFragment(base: nil, length: 0)), fragmentCount: 0, large: nil,
       checksumState: .none, segmentationType: .none, segmentSize: 0, checksumStart: 0, checksumOffset: 0,
       sequence: .init(0), endSequence: .init(0), flags: [], pinnedBy: 0, source: .none, destination: .none,
-      nextHop: .anyIPv6, timeToLive: 0, typeOfService: 0, steeredTo: 0, wasLinkBroadcast: false, time: .zero)
+      nextHop: .anyIPv6, timeToLive: 0, typeOfService: 0, steeredTo: 0, wasLinkBroadcast: false, isLooped: false,
+      time: .zero)
   }
 
   /// An empty small buffer without headroom; nil at the limit.
@@ -152,6 +153,7 @@ package struct BufferPool: ~Copyable {
     storage.pointee.segmentSize = 0
     storage.pointee.flags = []
     storage.pointee.pinnedBy = 0
+    storage.pointee.isLooped = false
     storage.pointee.next = free
     free = storage
     outstanding &-= 1

@@ -78,6 +78,8 @@ package struct PacketBuffer: Equatable {
     /// A packet for another of several stacks: which, and whether it came in a frame to many.
     package var steeredTo: UInt8
     package var wasLinkBroadcast: Bool
+    /// It comes from ourselves and has not been on a link.
+    package var isLooped: Bool
     /// When the frame came in.
     package var time: Instant
   }

@@ -34,7 +34,8 @@ package enum ICMPv4Messages {
 
   /// Whether an error about a packet may be sent at all (RFC 1122 §3.2.2). `payload` is what follows its IP header.
   package static func mayReport(
-    _ header: IPv4Header, payload: UnsafeRawBufferPointer, wasLinkBroadcast: Bool, routes: borrowing RouteTable
+    _ header: IPv4Header, payload: UnsafeRawBufferPointer, wasLinkBroadcast: Bool, isLooped: Bool = false,
+    routes: borrowing RouteTable
   ) -> Bool {
     // About a broadcast or multicast, of the link or of IP.
     if wasLinkBroadcast || header.destination.isMulticast || routes.isBroadcast(IPAddress(header.destination)) {
@@ -44,7 +45,8 @@ package enum ICMPv4Messages {
     if header.fragmentOffset != 0 { return false }
     // To a source that is no single host.
     let source = header.source
-    if source.bits >> 24 == 0 || source.isLoopback || source.bits >> 28 >= 0xe || routes.isBroadcast(IPAddress(source))
+    if source.bits >> 24 == 0 || source.isLoopback && !isLooped || source.bits >> 28 >= 0xe
+      || routes.isBroadcast(IPAddress(source))
     {
       return false
     }

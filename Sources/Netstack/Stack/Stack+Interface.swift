@@ -24,7 +24,7 @@ extension Stack {
     routes.add(
       Route(
         .local, prefix: address.address, prefixLength: bits, gateway: nil, source: address.address,
-        mtu: linkMTU(address.address)
+        mtu: Self.loopbackMTU
       ))
     // A router tells for itself which prefixes are on the link.
     if address.origin != .autoconfigured, address.prefixLength < bits {
@@ -37,6 +37,21 @@ extension Stack {
     if address.address.isIPv4 { announce(address.address.v4) } else { probe(address.address) }
     rearmInterfaceTimer()
   }
+
+  /// What Linux's `lo` brings: all of 127.0.0.0/8 is here, and ::1.
+  mutating func addLoopback() {
+    let four = IPAddress(IPv4Address(127, 0, 0, 1))
+    let six = IPAddress(high: 0, low: 1)
+    routes.add(Route(.local, prefix: four, prefixLength: 8, gateway: nil, source: four, mtu: Self.loopbackMTU))
+    routes.add(Route(.local, prefix: six, prefixLength: 128, gateway: nil, source: six, mtu: Self.loopbackMTU))
+  }
+
+  /// What goes to ourselves goes round in as large packets as IPv4's length field allows.
+  static var loopbackMTU: Int { 65535 }
+
+  /// Whether packets to `address` are for us and need no device.
+  @inline(__always)
+  func owns(_ address: IPAddress) -> Bool { addresses.contains(address) || isLoopbackOn && address.isLoopback }
 
   package mutating func removeAddress(_ address: IPAddress) {
     guard let at = addresses.index(of: address) else { return }

@@ -138,12 +138,16 @@ extension Stack {
     let (parsed, invalid) = IPv4Header.parse(packet.readable, length: length)
     guard let header = parsed else { return env.pointee.drop(packet, Self.reason(invalid), .ip) }
     if header.totalLength < length { packet.trim(to: header.totalLength) }
-    let isOurs = addresses.contains(IPAddress(header.destination))
+    // Loopback's addresses have no business on a link (RFC 1122 §3.2.1.3 (g)).
+    let isLooped = packet.storage.pointee.isLooped
+    let isOurs = addresses.contains(IPAddress(header.destination)) || isLooped && header.destination.isLoopback
     guard isOurs || routes.isBroadcast(IPAddress(header.destination)) else {
       return env.pointee.drop(packet, .ipNotForUs, .ip)
     }
     // RFC 1122 §3.2.1.3: a source must be one host.
-    guard !header.source.isMulticast, !header.source.isLoopback, !routes.isBroadcast(IPAddress(header.source)) else {
+    guard !header.source.isMulticast, !header.source.isLoopback || isLooped,
+      !routes.isBroadcast(IPAddress(header.source))
+    else {
       return env.pointee.drop(packet, .ipMartianSource, .ip)
     }
     if header.isFragment {
@@ -184,7 +188,7 @@ extension Stack {
         break
       }
       traceReassembled(whole)
-      let isOurs = addresses.contains(IPAddress(header.destination))
+      let isOurs = owns(IPAddress(header.destination))
       deliver(whole, IPPacketInfo(header, isOurs: isOurs, wasLinkBroadcast: !isOurs))
     }
     rearmReassemblyTimer()
@@ -246,7 +250,7 @@ extension Stack {
     }
     if icmp.type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
     if icmp.type == ICMPv4Header.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
-    if let error, addresses.contains(error.quoted.local.address) { errorArrives(error) }
+    if let error, owns(error.quoted.local.address) { errorArrives(error) }
     env.pointee.pool.release(packet)
   }
 

@@ -18,10 +18,11 @@ extension Stack {
     let whole = header.payloadLength == 0 && length > 65535 ? length : IPv6Header.length + header.payloadLength
     if whole < length { packet.trim(to: whole) }
     // IPv4 in IPv6's clothes has no business on a link (RFC 4942 §2.2), nor has loopback; a source must be one node.
-    guard !header.source.isMulticast, !header.source.isIPv4, !header.destination.isIPv4, !header.source.isLoopback,
-      !header.destination.isLoopback
+    let isLooped = packet.storage.pointee.isLooped
+    guard !header.source.isMulticast, !header.source.isIPv4, !header.destination.isIPv4,
+      isLooped || !header.source.isLoopback && !header.destination.isLoopback
     else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
-    let isOurs = addresses.contains(header.destination)
+    let isOurs = owns(header.destination)
     guard isOurs || listens(to: header.destination) else { return env.pointee.drop(packet, .ipNotForUs, .ip) }
     follow(
       packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, pastFragment: false, overheard: overheard)
@@ -178,7 +179,7 @@ extension Stack {
     default:
       break
     }
-    if let error, addresses.contains(error.quoted.local.address) { errorArrives(error) }
+    if let error, owns(error.quoted.local.address) { errorArrives(error) }
     env.pointee.pool.release(packet)
   }
 }

@@ -89,6 +89,7 @@ extension Stack {
     packet.storage.pointee.segmentationType = stray.storage.pointee.segmentationType
     packet.storage.pointee.segmentSize = stray.storage.pointee.segmentSize
     packet.storage.pointee.time = stray.storage.pointee.time
+    packet.storage.pointee.isLooped = stray.storage.pointee.isLooped
     return packet
   }
 

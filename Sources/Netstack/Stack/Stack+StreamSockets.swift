@@ -106,7 +106,7 @@ extension Stack {
     if wanted.isIPv4 ? onlyIPv6 : !isIPv6 { throw .invalidArgument }
     // ::ffff:0.0.0.0 on an AF_INET6 socket is the wildcard of IPv4 alone.
     if wanted.isUnspecified { return wanted }
-    guard addresses.contains(wanted) || freely else { throw .addressNotAvailable }
+    guard owns(wanted) || freely else { throw .addressNotAvailable }
     return wanted
   }
 
@@ -374,7 +374,7 @@ extension Stack {
       !tcb.pointee.sendBuffer.isLent,
       tcb.pointee.dataEnd - tcb.pointee.snd.nxt < tcb.pointee.segmentPayload, tcb.pointee.recovery == .open,
       !tcb.pointee.options.cork,
-      !addresses.contains(tcb.pointee.tuple.remote.address)
+      !owns(tcb.pointee.tuple.remote.address)
     else { return false }
     return neighbors.lookup(tcb.pointee.nextHop) != nil || device.linkType == .ip
   }

@@ -133,13 +133,15 @@ extension Stack {
       let hash = tcb.pointee.tuple.hash(Self.key(4, of: env.pointee.secret))
       tcb.pointee.flowLabel = UInt32(truncatingIfNeeded: hash) & 0xf_ffff
     }
+    var linkMTU = linkMTU(tcb.pointee.tuple.remote.address)
     if let route = routes.lookup(tcb.pointee.tuple.remote.address, now: env.pointee.now) {
+      if route.kind == .local { linkMTU = route.mtu }
       tcb.pointee.neighborGeneration = routes.generation
       tcb.pointee.nextHop = route.nextHop
       tcb.pointee.pathMTU = route.mtu
     }
     let headers = (isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) + TCPHeader.minimumLength
-    tcb.pointee.advertisedSegment = (isIPv4 ? device.mtu : min(device.mtu, routers.mtu)) - headers
+    tcb.pointee.advertisedSegment = linkMTU - headers
     if tcb.pointee.options.maximumSegment > 0 {
       tcb.pointee.advertisedSegment = min(tcb.pointee.advertisedSegment, tcb.pointee.options.maximumSegment)
     }

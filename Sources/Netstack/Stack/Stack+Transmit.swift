@@ -262,7 +262,7 @@ extension Stack {
       identification: identification, flags: flags,
       timeToLive: timeToLive > 0 ? UInt8(timeToLive) : env.pointee.settings.ipDefaultTTL)
     header.write(to: packet.push(IPv4Header.minimumLength))
-    if addresses.contains(IPAddress(destination)) { return loopBack(packet) }
+    if owns(IPAddress(destination)) { return loopBack(packet) }
     packet.storage.pointee.checksumStart = UInt16(IPv4Header.minimumLength)
     if header.totalLength > mtu, packet.storage.pointee.segmentationType == .none {
       return fragment(packet, nextHop: nextHop, mtu: mtu)
@@ -346,6 +346,7 @@ extension Stack {
       copy.addFragment(large, length - linear)
     }
     copy.storage.pointee.checksumState = .verified
+    copy.storage.pointee.isLooped = true
     copy.storage.pointee.segmentSize = packet.storage.pointee.segmentSize
     copy.storage.pointee.time = env.pointee.now
     recycle(packet)
@@ -379,18 +380,27 @@ extension Stack {
     guard let header = IPv4Header(quoted: packet.readable) else { return }
     let payload = UnsafeRawBufferPointer(rebasing: packet.readable[min(header.headerLength, packet.linearCount)...])
     guard
-      ICMPv4Messages.mayReport(header, payload: payload, wasLinkBroadcast: wasLinkBroadcast, routes: routes)
+      ICMPv4Messages.mayReport(
+        header, payload: payload, wasLinkBroadcast: wasLinkBroadcast, isLooped: packet.storage.pointee.isLooped,
+        routes: routes)
     else { return }
-    guard
-      icmpLimiter.allows(IPAddress(header.source), now: env.pointee.now, settings: env.pointee.settings)
-    else { return env.pointee.statistics.count(.icmpOutRateLimited) }
+    guard mayReport(packet, to: IPAddress(header.source)) else { return }
     guard
       let message = ICMPv4Messages.makeError(type: type, code: code, about: packet, pool: &env.pointee.pool)
     else { return env.pointee.noteDrop(.noBuffer, .icmp) }
     if type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpOutDestUnreachs) }
     let source = IPAddress(header.destination)
     sendICMP(
-      reusing: message, from: addresses.contains(source) ? source : nil, to: IPAddress(header.source), typeOfService: 0)
+      reusing: message, from: owns(source) ? source : nil, to: IPAddress(header.source), typeOfService: 0)
+  }
+
+  /// Limits the rate of errors, but for those to ourselves.
+  mutating func mayReport(_ packet: PacketBuffer, to source: IPAddress) -> Bool {
+    let env = environment
+    if packet.storage.pointee.isLooped { return true }
+    if icmpLimiter.allows(source, now: env.pointee.now, settings: env.pointee.settings) { return true }
+    env.pointee.statistics.count(.icmpOutRateLimited)
+    return false
   }
 
   // MARK: ARP

@@ -16,7 +16,7 @@ extension Stack {
       hopLimit: hopLimit > 0
         ? UInt8(hopLimit) : routers.hopLimit > 0 ? routers.hopLimit : env.pointee.settings.ipDefaultTTL
     ).write(to: packet.push(IPv6Header.length))
-    if addresses.contains(destination) { return loopBack(packet) }
+    if owns(destination) { return loopBack(packet) }
     if packet.count > mtu, packet.storage.pointee.segmentationType == .none {
       return fragmentIPv6(packet, nextHop: nextHop, mtu: mtu)
     }
@@ -82,14 +82,12 @@ extension Stack {
       ICMPv6Messages.mayReport(
         header, packet.readable, wasLinkBroadcast: wasLinkBroadcast, evenMulticast: evenMulticast)
     else { return }
-    guard icmpLimiter.allows(header.source, now: env.pointee.now, settings: env.pointee.settings) else {
-      return env.pointee.statistics.count(.icmpOutRateLimited)
-    }
+    guard mayReport(packet, to: header.source) else { return }
     guard
       let message = ICMPv6Messages.makeError(
         type: type, code: code, rest: rest, about: packet, pool: &env.pointee.pool)
     else { return env.pointee.noteDrop(.noBuffer, .icmp) }
-    let source = addresses.contains(header.destination) ? header.destination : nil
+    let source = owns(header.destination) ? header.destination : nil
     sendICMPv6(message, from: source, to: header.source)
   }
 }

@@ -44,6 +44,8 @@ package struct StackConfiguration: Sendable {
   package var gateway6: IPAddress?
   /// IPv6 is spoken: the interface gets a link-local address, asks for routers, and configures itself as they advertise.
   package var ipv6 = false
+  /// 127.0.0.0/8 and ::1 are this stack's own, too (Linux's `lo`).
+  package var loopback = false
   package var settings = Settings()
   package var secret = HashKey(0, 0)
   /// Shifts the timestamps clock (RFC 7323 §7.1). The same in all stacks that share an address and a clock, so that a connection
@@ -81,6 +83,7 @@ package struct Stack: ~Copyable {
   /// IPv6: what routers have advertised, and what is due to be asked or to expire.
   package internal(set) var routers = RouterDiscovery()
   var isIPv6On = false
+  let isLoopbackOn: Bool
   var interfaceTimer: TimerID
 
   // TCP
@@ -110,6 +113,7 @@ package struct Stack: ~Copyable {
     environment = env
     device = configuration.device
     timestampSecret = configuration.timestampSecret ?? configuration.secret
+    isLoopbackOn = configuration.loopback
     steering = Steering(
       index: configuration.stackIndex, count: configuration.stackCount, key: Self.key(3, of: configuration.secret))
     neighbors = NeighborTable(seed: configuration.seed, now: now)
@@ -124,6 +128,7 @@ package struct Stack: ~Copyable {
     demux = Demux(key: configuration.stackCount > 1 ? Self.key(3, of: configuration.secret) : configuration.secret)
     timeWaits = TimeWaitTable(key: configuration.secret, maximum: configuration.settings.tcpMaxTimeWaitBuckets)
     datagrams = Slab(maximum: maximum)
+    if isLoopbackOn { addLoopback() }
     if configuration.address != .any {
       addAddress(
         InterfaceAddress(
