@@ -45,7 +45,8 @@ required='socket connect bind listen accept accept4 send sendto sendmsg recv rec
 shutdown getsockopt setsockopt getsockname getpeername poll ppoll select pselect epoll_create epoll_create1 epoll_ctl
 epoll_wait epoll_pwait epoll_pwait2 fcntl fcntl64 ioctl dup dup2 dup3 sendfile sendfile64 close_range vfork _exit
 sigaction signal sendmmsg recvmmsg __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk syscall
-execve execv execvp execl execlp execle'
+execve execv execvp execl execlp execle
+getifaddrs freeifaddrs if_nameindex if_freenameindex if_nametoindex if_indextoname'
 missing=$(comm -23 <(tr -s ' ' '\n' <<<"$required" | sort -u) <(printf '%s\n' "$exported"))
 verdict "$([[ -z $missing ]] && echo ok)" "exports all that must be interposed" "$(indented "$missing")"
 

@@ -9,6 +9,7 @@
 
 #include "anp_process.h"
 #include "interpose.h"
+#include "interpose_interfaces.h"
 
 ANP_EXPORT int close(int fd) {
   ANP_ROUTE(fd, ANP_REAL(close)(fd), anp_entry_close(fd, entry));
@@ -89,7 +90,10 @@ ANP_EXPORT int ioctl(int fd, unsigned long request, ...) {
   va_end(arguments);
   uint64_t entry = anp_fd_look_up(fd);
   if (ANP_UNLIKELY(entry != 0)) {
-    long result = anp_entry_ioctl(fd, entry, request, argument);
+    enum anp_fd_kind kind = anp_fd_kind_of(entry);
+    long result = anp_is_interface_request(request) && (kind == ANP_FD_SOCKET || kind == ANP_FD_ORPHAN)
+                      ? anp_interface_request(fd, request, argument)
+                      : anp_entry_ioctl(fd, entry, request, argument);
     if (result != ANP_PASS) return (int)anp_answer(result);
   }
   int result = ANP_REAL(ioctl)(fd, request, argument);

@@ -125,6 +125,13 @@ int anp_interface_hardware_address(int fd, const char *name, uint8_t address[6])
   return 0;
 }
 
+int anp_interface_hardware_type(int fd, const char *name) {
+  struct ifreq request;
+  memset(&request, 0, sizeof request);
+  long result = interface_control(fd, name, SIOCGIFHWADDR, &request);
+  return result < 0 ? (int)result : request.ifr_hwaddr.sa_family;
+}
+
 uint32_t anp_interface_address(int fd, const char *name) {
   struct ifreq request;
   memset(&request, 0, sizeof request);

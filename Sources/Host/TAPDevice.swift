@@ -211,7 +211,7 @@ package struct TAPDevice {
   /// Our end's address: the device's own with "ANP" folded into its low half and the locally-administered bit set. It differs
   /// from the kernel's end, is unique as far as that is, and stays the same from one program to the next, so the kernel's
   /// neighbour entry for us stays right.
-  private static func ourHardwareAddress(_ asking: Int32, _ name: UnsafePointer<CChar>) -> MACAddress {
+  static func ourHardwareAddress(_ asking: Int32, _ name: UnsafePointer<CChar>) -> MACAddress {
     var octets = InlineArray<6, UInt8>(repeating: 0)
     withUnsafeMutableBytes(of: &octets) { raw in
       _ = anp_interface_hardware_address(asking, name, raw.baseAddress!.assumingMemoryBound(to: UInt8.self))

@@ -197,7 +197,7 @@ def kernel_to_kernel():
     """(program's namespace, peers' namespace): two kernel stacks at the ends of a veth."""
     program, peer = Namespace(), Namespace()
     program.ip(f"link add {DEVICE} type veth peer name {DEVICE} netns /proc/{os.getpid()}/fd/{peer.fd}")
-    program.ip(f"addr add {HOST}/24 dev {DEVICE}", f"link set {DEVICE} up")
+    program.ip(f"addr add {HOST}/24 brd + dev {DEVICE}", f"link set {DEVICE} up")
     peer.ip(f"addr add {PEER}/24 dev {DEVICE}", f"link set {DEVICE} up")
     program.ip(f"route add default via {PEER}")
     _behind_the_peer(peer)

@@ -59,6 +59,8 @@ int anp_interface_is_up(int socket, const char *name);
 int anp_interface_mtu(int socket, const char *name);
 /// 0 and six bytes, or -errno.
 int anp_interface_hardware_address(int socket, const char *name, uint8_t address[6]);
+/// ARPHRD_ETHER for a TAP, ARPHRD_NONE for a TUN device, or -errno.
+int anp_interface_hardware_type(int socket, const char *name);
 /// The kernel's own IPv4 address on the interface, host byte order; 0 where it has none.
 uint32_t anp_interface_address(int socket, const char *name);
 

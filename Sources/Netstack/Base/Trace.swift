@@ -108,6 +108,8 @@ package enum TraceKind: UInt8, Sendable {
   case socketCall
   /// The path MTU to the remote changed: a = bytes.
   case pathMTU
+  /// The program wanted to change an interface or a route (ioctl): a = request.
+  case interfaceRefused
 }
 
 package enum SocketCall: Int64, Sendable {
