@@ -82,7 +82,7 @@ test_run_makes_a_device_and_removes_it() {
 }
 test_run_says_addresses_in_variables() {
   ends 0 "$anp" run --processes 2 -- sh -c 'echo $ANP_TAP $ANP_ADDR; ip -4 -o address'
-  contains "$output" "anp0,anp1 198.18.0.4/24,198.18.1.4/24"
+  contains "$output" "anp0,anp1 198.18.0.4/24;198.18.1.4/24"
   contains "$output" "inet 198.18.0.5/24"
   contains "$output" "inet 198.18.1.5/24"
 }
@@ -101,9 +101,21 @@ test_option_wins_over_variable() {
   ANP_ADDR=198.18.3.4/24 ends 0 "$anp" run --processes 1 --addr 198.18.8.4/24 -- sh -c 'echo $ANP_ADDR'
   same "$output" "198.18.8.4/24"
 }
+test_addresses_of_several_devices() {
+  ends 0 "$anp" run --processes 1 --addr '198.18.6.4/24,198.18.6.9/24;198.18.7.4/24' --gateway 198.18.6.1,2001:db8::1 -- \
+    sh -c 'echo $ANP_TAP $ANP_ADDR $ANP_GATEWAY; ip -4 -o address'
+  contains "$output" "anp0,anp1 198.18.6.4/24,198.18.6.9/24;198.18.7.4/24 198.18.6.1,2001:db8::1"
+  contains "$output" "inet 198.18.6.1/24"
+  contains "$output" "inet 198.18.7.5/24"
+  ends 0 "$anp" run --processes 1 --addr dhcp -- sh -c 'echo $ANP_ADDR; ip -4 -o address'
+  contains "$output" "dhcp"
+  contains "$output" "inet 198.18.0.5/24"
+}
 test_bad_addresses_are_refused() {
   ends 125 "$anp" run --addr 198.18.0.0/24 -- true
   contains "$output" "--addr takes"
+  ends 125 "$anp" run --gateway 198.18.0.5,198.18.0.6 -- true
+  contains "$output" "--gateway takes"
   ANP_ADDR=nonsense ends 125 "$anp" run -- true
   contains "$output" "ANP_ADDR takes"
   ends 125 "$anp" run --mtu 12 -- true
@@ -124,7 +136,7 @@ test_run_uses_a_device_that_is_there() {
   same "$output" "mine 198.18.5.4/24"
   "$tap" up --name anp1
   ends 0 "$anp" run --tap mine,anp1 -- sh -c 'echo $ANP_TAP $ANP_ADDR'
-  same "$output" "mine,anp1 198.18.5.4/24,198.18.1.4/24"
+  same "$output" "mine,anp1 198.18.5.4/24;198.18.1.4/24"
   ends 125 "$anp" run --tap mine,anp2 -- true
   contains "$output" "anp2 does not exist"
   "$tap" down --name anp1

@@ -5,12 +5,99 @@ import CSupport
 import Netstack
 import Wire
 
-/// One device and the address the stack has on it.
+/// An address and how much of it names its network, in its own family's lengths.
+package struct ConfiguredAddress: Sendable {
+  package var address: IPAddress
+  package var prefixLength: Int
+
+  package init(_ address: IPAddress, _ prefixLength: Int) {
+    self.address = address
+    self.prefixLength = prefixLength
+  }
+
+  package var network: Network { Network(address, prefix: address.isIPv4 ? 96 + prefixLength : prefixLength) }
+}
+
+package struct ConfiguredAddresses: Sendable {
+  package static var capacity: Int { 8 }
+  private var list = InlineArray<8, ConfiguredAddress>(repeating: ConfiguredAddress(.anyIPv6, 128))
+  package private(set) var count = 0
+
+  package init() {}
+
+  package mutating func append(_ address: ConfiguredAddress) -> Bool {
+    guard count < Self.capacity else { return false }
+    list[count] = address
+    count += 1
+    return true
+  }
+
+  package subscript(_ i: Int) -> ConfiguredAddress { list[i] }
+
+  package func contains(_ address: IPAddress) -> Bool {
+    for i in 0..<count where list[i].address == address { return true }
+    return false
+  }
+
+  /// The first address in the neighbour's network, else the first of all; nil where there is none.
+  package func source(toward neighbor: IPAddress?) -> IPAddress? {
+    if let neighbor {
+      for i in 0..<count where list[i].network.contains(neighbor) { return list[i].address }
+    }
+    return count > 0 ? list[0].address : nil
+  }
+
+  /// Whether `address` is a neighbour's in one of the networks.
+  package func reaches(_ address: IPAddress) -> Bool {
+    for i in 0..<count where list[i].network.contains(address) && list[i].address != address { return true }
+    return false
+  }
+}
+
+/// One device and the addresses the stack has on it.
 package struct LinkConfiguration {
   /// NUL-terminated, at most 15 bytes (IFNAMSIZ); lives as long as the process.
   package var device: UnsafePointer<CChar>
-  package var address: IPv4Address
+  /// ANP_ADDR=dhcp: the IPv4 address is leased, and `addresses` is empty.
+  package var usesDHCP = false
+  /// ANP_ADDR
+  package var addresses = ConfiguredAddresses()
+  /// ANP_ADDR6=off
+  package var isIPv6Off = false
+  /// ANP_ADDR6=auto: as routers advertise.
+  package var autoconfiguresIPv6 = true
+  package var addresses6 = ConfiguredAddresses()
+
+  package init(device: UnsafePointer<CChar>) { self.device = device }
+}
+
+/// What ANP_ROUTE says of one network.
+package struct RouteConfiguration: Sendable {
+  package var kind: Route.Kind
+  package var prefix: IPAddress
   package var prefixLength: Int
+  /// nil: on the link.
+  package var gateway: IPAddress?
+  package var source: IPAddress?
+  package var mtu: Int?
+  /// Only where the stack is on this device.
+  package var link: Int?
+}
+
+package struct RouteConfigurations: Sendable {
+  package static var capacity: Int { 32 }
+  private var list = InlineArray<32, RouteConfiguration>(
+    repeating: RouteConfiguration(kind: .unicast, prefix: .anyIPv6, prefixLength: 128))
+  package private(set) var count = 0
+
+  package mutating func append(_ route: RouteConfiguration) -> Bool {
+    guard count < Self.capacity else { return false }
+    list[count] = route
+    count += 1
+    return true
+  }
+
+  package subscript(_ i: Int) -> RouteConfiguration { list[i] }
 }
 
 package struct NetworkList {
@@ -75,10 +162,14 @@ package struct HostConfiguration {
 
   package static var maximumLinks: Int { 8 }
   package static var defaultBusyPoll: Int { 50 }
-  private var links: InlineArray<8, LinkConfiguration>
-  package private(set) var linkCount = 0
-  /// ANP_GATEWAY; nil takes the host's own address on the device.
-  package private(set) var gateway: IPv4Address?
+  var links: InlineArray<8, LinkConfiguration>
+  package internal(set) var linkCount = 0
+  /// ANP_GATEWAY; nil takes the host's own address on the device, or what DHCP says.
+  package internal(set) var gateway: IPv4Address?
+  /// ANP_GATEWAY, IPv6; nil takes what routers advertise.
+  package internal(set) var gateway6: IPAddress?
+  /// ANP_ROUTE
+  package internal(set) var routes = RouteConfigurations()
   /// ANP_MTU, bytes of IP packet; nil takes the device's.
   package private(set) var mtu: Int?
   package private(set) var take = NetworkList()
@@ -118,10 +209,9 @@ package struct HostConfiguration {
 
   /// - Parameter lookup: the value of a variable; it must stay where it is.
   package init(_ lookup: (StaticString) -> UnsafePointer<CChar>?) {
-    links = InlineArray(
-      repeating: LinkConfiguration(
-        device: Self.copyName(Self.defaultDevice), address: IPv4Address(198, 18, 0, 4), prefixLength: 24))
+    links = InlineArray(repeating: LinkConfiguration(device: Self.copyName(Self.defaultDevice)))
     linkCount = 1
+    _ = links[0].addresses.append(ConfiguredAddress(IPAddress(IPv4Address(198, 18, 0, 4)), 24))
     do {
       try parse(lookup)
     } catch {
@@ -134,7 +224,7 @@ package struct HostConfiguration {
     return UnsafeRawBufferPointer(start: name.utf8Start, count: name.utf8CodeUnitCount)
   }
 
-  private static func copyName(_ text: UnsafeRawBufferPointer) -> UnsafePointer<CChar> {
+  static func copyName(_ text: UnsafeRawBufferPointer) -> UnsafePointer<CChar> {
     let copy = UnsafeMutablePointer<CChar>.allocate(capacity: text.count + 1)
     for i in 0..<text.count { copy[i] = CChar(bitPattern: text[i]) }
     copy[text.count] = 0
@@ -150,30 +240,20 @@ package struct HostConfiguration {
         throw ConfigurationError(variable: "ANP_FALLBACK", value: value, expected: "'kernel', or nothing")
       }
     }
-    var devices = 1
-    if let value = lookup("ANP_TAP") { devices = try parseDevices(value) }
-    var addresses = 1
-    if let value = lookup("ANP_ADDR") { addresses = try parseAddresses(value) }
-    linkCount = devices
-    if addresses != devices {
-      // Each device carries one stack, each stack has one address.
-      guard let value = lookup("ANP_ADDR") ?? lookup("ANP_TAP") else { return }
+    if let value = lookup("ANP_TAP") { try parseDevices(value) }
+    if let value = lookup("ANP_ADDR") {
+      try parseAddresses(value)
+    } else if linkCount > 1, let value = lookup("ANP_TAP") {
       throw ConfigurationError(
-        variable: lookup("ANP_ADDR") == nil ? "ANP_TAP" : "ANP_ADDR", value: value,
-        expected: "as many devices in ANP_TAP as addresses in ANP_ADDR")
+        variable: "ANP_TAP", value: value,
+        expected: "one device, or several with addresses for each in ANP_ADDR: ANP_ADDR='198.18.0.4/24;198.18.1.4/24'")
     }
-    if let value = lookup("ANP_GATEWAY") {
-      var cursor = TextCursor(cString: value)
-      gateway = cursor.ipv4Address()
-      guard let gateway, cursor.atEnd, isOnLink(gateway) else {
-        throw ConfigurationError(
-          variable: "ANP_GATEWAY", value: value,
-          expected: "an IPv4 address within ANP_ADDR's network, such as 198.18.0.5")
-      }
-    }
+    if let value = lookup("ANP_ADDR6") { try parseAddresses6(value) }
+    if let value = lookup("ANP_GATEWAY") { try parseGateways(value) }
     if let value = lookup("ANP_MTU") {
       mtu = try parseNumber("ANP_MTU", value, 68...65521, "a number of bytes from 68 to 65521")
     }
+    if let value = lookup("ANP_ROUTE") { try parseRoutes(value) }
     if let value = lookup("ANP_RING") { receiveRing = try parseRing(value) }
     if let value = lookup("ANP_OFFLOAD") { offloads = try parseOffloads(value) }
     if let value = lookup("ANP_COALESCE") { try parseCoalesce(value) }
@@ -229,57 +309,6 @@ package struct HostConfiguration {
         statistics = .file(value)
       }
     }
-  }
-
-  private func isOnLink(_ address: IPv4Address) -> Bool {
-    for i in 0..<linkCount {
-      let network = Network(IPAddress(links[i].address), prefix: 96 + links[i].prefixLength)
-      if network.contains(IPAddress(address)), address != links[i].address { return true }
-    }
-    return false
-  }
-
-  private mutating func parseDevices(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
-    let error = ConfigurationError(
-      variable: "ANP_TAP", value: value,
-      expected: "names of TAP devices (1 to 15 characters each), separated by commas, such as anp0")
-    var cursor = TextCursor(cString: value)
-    var count = 0
-    repeat {
-      guard count < Self.maximumLinks, let name = cursor.field(until: UInt8(ascii: ",")), name.count <= 15 else {
-        throw error
-      }
-      for byte in name where byte <= UInt8(ascii: " ") || byte == UInt8(ascii: "/") { throw error }
-      links[count].device = Self.copyName(name)
-      count += 1
-    } while cursor.take(UInt8(ascii: ","))
-    return count
-  }
-
-  private mutating func parseAddresses(_ value: UnsafePointer<CChar>) throws(ConfigurationError) -> Int {
-    let error = ConfigurationError(
-      variable: "ANP_ADDR", value: value,
-      expected: "IPv4 addresses of hosts, each with its prefix length, separated by commas, such as 198.18.0.4/24")
-    var cursor = TextCursor(cString: value)
-    var count = 0
-    repeat {
-      guard count < Self.maximumLinks, let address = cursor.ipv4Address(), cursor.take(UInt8(ascii: "/")),
-        let length = cursor.decimal(most: 32), length >= 1, Self.isHost(address, length)
-      else { throw error }
-      links[count].address = address
-      links[count].prefixLength = length
-      count += 1
-    } while cursor.take(UInt8(ascii: ","))
-    guard cursor.atEnd else { throw error }
-    return count
-  }
-
-  /// Neither the network's own address nor its broadcast address (RFC 3021 lets a /31 use both), nor one of no host at all.
-  private static func isHost(_ address: IPv4Address, _ length: Int) -> Bool {
-    if address.bits == 0 || address.isLoopback || address.isMulticast || address.bits >= 0xf000_0000 { return false }
-    guard length < 31 else { return true }
-    let host = address.bits & (~0 >> UInt32(length))
-    return host != 0 && host != ~0 >> UInt32(length)
   }
 
   private static func badBusyPoll(_ value: UnsafePointer<CChar>) -> ConfigurationError {

@@ -87,7 +87,7 @@ package enum HostRuntime {
           let queues = try TAPDevice.attach(
             link.device, queues: configuration.pointee.queues, wantedMTU: configuration.pointee.mtu,
             offloads: configuration.pointee.offloads)
-          return run(queues, link, configuration)
+          return run(queues, i, configuration)
         } catch {
           if onlyBusy {
             failure = error
@@ -113,9 +113,11 @@ package enum HostRuntime {
   }
 
   private static func run(
-    _ queues: TAPDevice.Queues, _ link: LinkConfiguration, _ configuration: UnsafePointer<HostConfiguration>
+    _ queues: TAPDevice.Queues, _ linkNumber: Int, _ configuration: UnsafePointer<HostConfiguration>
   ) -> HostStartError? {
     let device = queues.first
+    let link = configuration.pointee.link(linkNumber)
+    if link.usesDHCP { return Self.giveUp(queues, "no DHCP client yet: ANP_ADDR takes addresses only") }
     guard let seed = Entropy.word(), let k0 = Entropy.word(), let k1 = Entropy.word() else {
       return Self.giveUp(queues, "getrandom is refused: no secret to start with")
     }
@@ -147,8 +149,8 @@ package enum HostRuntime {
 
     var wanted = StackConfiguration()
     wanted.device = device.capabilities
-    wanted.address = link.address
-    wanted.prefixLength = link.prefixLength
+    wanted.address = link.addresses[0].address.v4
+    wanted.prefixLength = link.addresses[0].prefixLength
     wanted.gateway = gateway(device, link, configuration.pointee.gateway)
     wanted.loopback = configuration.pointee.loopbackInStack
     wanted.secret = HashKey(k0, k1)
@@ -168,6 +170,7 @@ package enum HostRuntime {
       let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
       stack.initialize(to: Stack(wanted, now: now))
       stack.pointee.trace.filter = configuration.pointee.filter
+      ConfiguredRoutes.add(configuration, linkNumber, to: &stack.pointee)
       Shard.make(
         at: shards + i,
         ShardParts(
@@ -211,14 +214,11 @@ package enum HostRuntime {
   /// ANP_GATEWAY where it is on this link; else the host's own address on the device; else the address that tap.sh gives the
   /// host's side; else none: only neighbours can be reached.
   private static func gateway(_ device: TAPDevice, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
-    let network = Network(IPAddress(link.address), prefix: 96 + link.prefixLength)
     let candidates: InlineArray<3, IPv4Address?> = [
       wanted, device.capabilities.hostAddress, IPv4Address(198, 18, 0, 5),
     ]
     for i in candidates.indices {
-      if let candidate = candidates[i], network.contains(IPAddress(candidate)), candidate != link.address {
-        return candidate
-      }
+      if let candidate = candidates[i], link.addresses.reaches(IPAddress(candidate)) { return candidate }
     }
     return nil
   }

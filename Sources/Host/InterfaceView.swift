@@ -79,7 +79,10 @@ extension HostRuntime {
 
   private static func addAddresses(of device: UnsafePointer<CChar>, to interface: UnsafeMutablePointer<anp_interface>) {
     for i in 0..<configuration.linkCount where configuration.link(i).device == device {
-      add(IPAddress(configuration.link(i).address), configuration.link(i).prefixLength, to: interface)
+      let link = configuration.link(i)
+      for j in 0..<link.addresses.count {
+        add(link.addresses[j].address, link.addresses[j].prefixLength, to: interface)
+      }
     }
   }
 

@@ -263,11 +263,11 @@ extension DeviceError {
       text.append(cString: name)
       text.append(
         " carries the parent process's stack; a child that opens connections of its own needs another device:")
-      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR=198.18.0.4/24,198.18.1.4/24")
+      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR='198.18.0.4/24;198.18.1.4/24'")
     case .busy:
       text.append(cString: name)
       text.append(" is in use by another program, and a TAP carries one stack: end it, or name further devices,")
-      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR=198.18.0.4/24,198.18.1.4/24")
+      text.append(" ANP_TAP=anp0,anp1 with ANP_ADDR='198.18.0.4/24;198.18.1.4/24'")
     case .unusable where step == .down:
       text.append(cString: name)
       text.append(" is down: 'ip link set ")

@@ -37,6 +37,14 @@ package struct TextCursor {
     return true
   }
 
+  /// As `take(cString:)`, where a space, a comma or the end follows.
+  package mutating func take(name: UnsafePointer<CChar>) -> Bool {
+    let start = position
+    if take(cString: name), atEnd || peek == UInt8(ascii: " ") || peek == UInt8(ascii: ",") { return true }
+    position = start
+    return false
+  }
+
   package mutating func skipSpaces() {
     while take(UInt8(ascii: " ")) {}
   }
@@ -155,6 +163,12 @@ package struct TextCursor {
       low: groups[4] << 48 | groups[5] << 32 | groups[6] << 16 | groups[7])
   }
 
+  /// Of either family.
+  package mutating func address() -> IPAddress? {
+    if let v4 = ipv4Address() { return IPAddress(v4) }
+    return ipv6Address()
+  }
+
   /// "10.0.0.0/8", "10.1.2.3" (that host), "2001:db8::/32", "all".
   package mutating func network() -> Network? {
     if take(word: "all") { return Network(IPAddress.anyIPv6, prefix: 0) }
@@ -187,4 +201,7 @@ package struct Network: Equatable, Sendable {
   package func contains(_ address: IPAddress) -> Bool {
     address.high & highMask == high && address.low & lowMask == low
   }
+
+  /// Whether `address` has no bits beyond the prefix.
+  package func begins(at address: IPAddress) -> Bool { address.high == high && address.low == low }
 }

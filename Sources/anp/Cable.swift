@@ -21,8 +21,8 @@ import Glibc
 struct Cables {
   struct Cable {
     var name: String
-    /// The stack's own address; nil leaves it to the library's default.
-    var stack: Network?
+    /// The stack's own addresses; nil leaves them to the library's default.
+    var stack: StackAddresses?
     /// The kernel's end.
     var kernel: Network?
   }
@@ -70,7 +70,9 @@ struct Cables {
     let wanted = try options.wantedAddresses()
     if let wanted, wanted.count != names.count {
       throw Failure(
-        message: "\(names.count) devices (\(names.joined(separator: ","))) need as many addresses, not \(wanted.count)")
+        message:
+          "\(names.count) devices (\(names.joined(separator: ","))) need addresses for each, separated by semicolons, not \(wanted.count)"
+      )
     }
     return Cables(
       cables: try names.enumerated().map { index, name in
@@ -85,7 +87,7 @@ struct Cables {
               "\(name) belongs to user \(device.owner): make it again with 'scripts/tap.sh up --owner \(geteuid())'")
         }
         return Cable(
-          name: name, stack: wanted?[index] ?? device.stack,
+          name: name, stack: wanted?[index] ?? device.stack.map(StackAddresses.init),
           kernel: device.address == 0 ? nil : Network(address: device.address, mask: device.mask))
       })
   }
@@ -96,9 +98,10 @@ struct Cables {
     let wanted = try options.wantedAddresses() ?? []
     for index in 0..<(names?.count ?? max(options.processes, wanted.count)) {
       guard let name = try makeDevice(names?[index] ?? "anp%d") else { return nil }
-      let stack = index < wanted.count ? wanted[index] : freeAddress(startingAt: name)
-      var kernel = Network(address: stack.neighbor, length: stack.length)
-      if let gateway = try options.wantedGateway(), stack.contains(gateway), gateway != stack.address {
+      let stack = index < wanted.count ? wanted[index] : StackAddresses(freeAddress(startingAt: name))
+      let first = stack.first ?? freeAddress(startingAt: name)
+      var kernel = Network(address: first.neighbor, length: first.length)
+      if let gateway = try options.wantedGateway(), first.contains(gateway), gateway != first.address {
         kernel.address = gateway
       }
       let result = anp_interface_up(name, kernel.address, kernel.mask, Int32(options.mtu ?? 0), queueLength)

@@ -40,6 +40,11 @@ struct Network: Equatable {
     return UInt32(bigEndian: parsed.s_addr)
   }
 
+  static func isIPv6(_ text: String) -> Bool {
+    var parsed = in6_addr()
+    return inet_pton(AF_INET6, text, &parsed) == 1
+  }
+
   static func text(_ address: UInt32) -> String {
     "\(address >> 24).\(address >> 16 & 255).\(address >> 8 & 255).\(address & 255)"
   }

@@ -93,7 +93,7 @@ struct Shell: ParsableCommand {
     var environment = Environment()
     options.export(to: &environment, cables)
     if isatty(STDERR_FILENO) == 1, let kernel = cables.cables.first?.kernel,
-      let stack = cables.cables.first?.stack
+      let stack = cables.cables.first?.stack?.first
     {
       complain(
         "this shell is at \(Network.text(kernel.address)); 'anp run -- program' is at \(Network.text(stack.address))")

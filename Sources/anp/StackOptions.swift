@@ -6,7 +6,9 @@ struct StackOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp("Use the TAP device of this name, or make it if there is none (ANP_TAP).", valueName: "name"))
   var tap: String?
-  @Option(help: ArgumentHelp("The stack's address (ANP_ADDR); default 198.18.0.4/24.", valueName: "address/length"))
+  @Option(
+    help: ArgumentHelp(
+      "The stack's address or addresses, or dhcp (ANP_ADDR); default 198.18.0.4/24.", valueName: "address/length"))
   var addr: String?
   @Option(
     help: ArgumentHelp(
@@ -55,27 +57,35 @@ struct StackOptions: ParsableArguments {
     }
   }
 
-  /// The stacks' addresses as option or variable give them.
-  func wantedAddresses() throws -> [Network]? {
+  /// The stacks' addresses as option or variable give them, for each device.
+  func wantedAddresses() throws -> [StackAddresses]? {
     guard let text = addr ?? environmentValue("ANP_ADDR") else { return nil }
-    return try text.split(separator: ",", omittingEmptySubsequences: false).map { part in
-      guard let network = Network(String(part)), network.isHost else {
+    return try text.split(separator: ";", omittingEmptySubsequences: false).map { part in
+      guard let addresses = StackAddresses(String(part)) else {
         throw Failure(
-          message: "\(addr == nil ? "ANP_ADDR" : "--addr") takes the stack's address and a prefix length from 8 to 30, "
-            + "such as 198.18.0.4/24, not '\(text)'")
+          message:
+            "\(addr == nil ? "ANP_ADDR" : "--addr") takes 'dhcp', or the stack's addresses, separated by commas, "
+            + "each with a prefix length from 8 to 30, such as 198.18.0.4/24 (the next device's stand behind a "
+            + "semicolon), not '\(text)'")
       }
-      return network
+      return addresses
     }
   }
 
+  /// ANP_GATEWAY may name one of each family; the kernel's end of the cable can be the IPv4 one.
   func wantedGateway() throws -> UInt32? {
     guard let text = gateway ?? environmentValue("ANP_GATEWAY") else { return nil }
-    guard let address = Network.address(text) else {
-      throw Failure(
-        message:
-          "\(gateway == nil ? "ANP_GATEWAY" : "--gateway") takes an IPv4 address, such as 198.18.0.5, not '\(text)'")
+    var ipv4: UInt32?
+    for part in text.split(separator: ",", omittingEmptySubsequences: false).map(String.init) {
+      if let address = Network.address(part), ipv4 == nil {
+        ipv4 = address
+      } else if !Network.isIPv6(part) {
+        throw Failure(
+          message: "\(gateway == nil ? "ANP_GATEWAY" : "--gateway") takes an address of each family at most, such as "
+            + "198.18.0.5 or 198.18.0.5,2001:db8::1, not '\(text)'")
+      }
     }
-    return address
+    return ipv4
   }
 
   var wantedTaps: [String]? {
@@ -86,7 +96,7 @@ struct StackOptions: ParsableArguments {
   func export(to environment: inout Environment, _ cables: Cables) {
     environment["ANP_TAP"] = cables.cables.map(\.name).joined(separator: ",")
     let addresses = cables.cables.compactMap(\.stack?.text)
-    if addresses.count == cables.cables.count { environment["ANP_ADDR"] = addresses.joined(separator: ",") }
+    if addresses.count == cables.cables.count { environment["ANP_ADDR"] = addresses.joined(separator: ";") }
     if let gateway { environment["ANP_GATEWAY"] = gateway }
     if let mtu { environment["ANP_MTU"] = String(mtu) }
     if let debug { environment["ANP_DEBUG"] = debug }
@@ -96,5 +106,26 @@ struct StackOptions: ParsableArguments {
     if !take.isEmpty { environment["ANP_TAKE"] = take.joined(separator: ",") }
     if !bypass.isEmpty { environment["ANP_BYPASS"] = bypass.joined(separator: ",") }
     if fallback { environment["ANP_FALLBACK"] = "kernel" }
+  }
+}
+
+/// What one stack is to have: addresses, the first of which the cable is made for, or a lease.
+struct StackAddresses {
+  var text: String
+  /// nil: leased.
+  var first: Network?
+
+  init(_ network: Network) {
+    text = network.text
+    first = network
+  }
+
+  init?(_ text: String) {
+    self.text = text
+    if text == "dhcp" { return }
+    for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+      guard let network = Network(String(part)), network.isHost else { return nil }
+      first = first ?? network
+    }
   }
 }

@@ -29,6 +29,19 @@ func text(_ body: (inout TextBuffer) -> Void) -> String {
   return String(decoding: buffer.bytes, as: UTF8.self)
 }
 
+/// As they are written.
+private func addresses(_ list: ConfiguredAddresses) -> [String] {
+  (0..<list.count).map { i in
+    text {
+      $0.append(list[i].address)
+      $0.append("/")
+      $0.append(list[i].prefixLength)
+    }
+  }
+}
+
+private func addresses(_ link: LinkConfiguration) -> [String] { addresses(link.addresses) }
+
 private func v4(_ a: UInt8, _ b: UInt8, _ c: UInt8, _ d: UInt8) -> IPAddress { IPAddress(IPv4Address(a, b, c, d)) }
 
 @Suite("Configuration from the environment")
@@ -39,8 +52,9 @@ struct ConfigurationTests {
     #expect(c.error == nil)
     #expect(c.linkCount == 1)
     #expect(String(cString: c.link(0).device) == "anp0")
-    #expect(c.link(0).address == IPv4Address(198, 18, 0, 4))
-    #expect(c.link(0).prefixLength == 24)
+    #expect(addresses(c.link(0)) == ["198.18.0.4/24"])
+    #expect(!c.link(0).usesDHCP && !c.link(0).isIPv6Off && c.link(0).autoconfiguresIPv6)
+    #expect(c.link(0).addresses6.count == 0 && c.routes.count == 0 && c.gateway6 == nil)
     #expect(c.gateway == nil && c.mtu == nil && !c.fallbackToKernel && c.filter.isOff)
     #expect(!c.matchesTake(v4(10, 0, 0, 1)) && !c.matchesBypass(v4(10, 0, 0, 1)))
     if case .none = c.log, case .none = c.capture, case .none = c.statistics {} else { Issue.record("output is on") }
@@ -54,7 +68,7 @@ struct ConfigurationTests {
     ])
     #expect(c.error == nil)
     #expect(String(cString: c.link(0).device) == "tap-7")
-    #expect(c.link(0).address == IPv4Address(10, 1, 2, 3) && c.link(0).prefixLength == 8)
+    #expect(addresses(c.link(0)) == ["10.1.2.3/8"])
     #expect(c.gateway == IPv4Address(10, 9, 9, 9))
     #expect(c.mtu == 9000 && c.receiveRing == 256 && c.budget == 16 && c.busyPoll == 20 && c.queues == 2)
   }
@@ -81,14 +95,95 @@ struct ConfigurationTests {
     #expect(configuration(["ANP_PCAP": "x.pcapng"]).offloads == all.subtracting(.bigTCP))
   }
 
-  @Test("several devices go with as many addresses")
+  @Test("commas separate a device's addresses, semicolons devices")
   func links() {
-    let c = configuration(["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"])
+    let c = configuration(["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24,198.18.0.9/24;198.18.1.4/24"])
     #expect(c.error == nil && c.linkCount == 2)
-    #expect(String(cString: c.link(1).device) == "b" && c.link(1).address == IPv4Address(198, 18, 1, 4))
-    #expect(configuration(["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24"]).error != nil)
-    #expect(configuration(["ANP_TAP": "a,b"]).error != nil)
-    #expect(configuration(["ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"]).error != nil)
+    #expect(String(cString: c.link(1).device) == "b")
+    #expect(addresses(c.link(0)) == ["198.18.0.4/24", "198.18.0.9/24"] && addresses(c.link(1)) == ["198.18.1.4/24"])
+    #expect(addresses(configuration(["ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"]).link(0)).count == 2)
+    let eight = (1...8).map { "198.18.0.\($0)/24" }.joined(separator: ",")
+    #expect(addresses(configuration(["ANP_ADDR": eight]).link(0)).count == 8)
+    #expect(configuration(["ANP_ADDR": eight + ",198.18.0.9/24"]).error != nil)
+  }
+
+  @Test(
+    "what does not fit the devices is told with how it is written",
+    arguments: [
+      ["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24"], ["ANP_TAP": "a,b"],
+      // As it was written when commas separated devices.
+      ["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24,198.18.1.4/24"],
+      ["ANP_ADDR": "198.18.0.4/24;198.18.1.4/24"],
+    ])
+  func linkCounts(variables: [String: String]) {
+    #expect(explanation(variables)?.contains("ANP_ADDR='198.18.0.4/24;198.18.1.4/24'") == true)
+  }
+
+  @Test("a lease instead of addresses, for each device by itself")
+  func leases() {
+    let c = configuration(["ANP_TAP": "a,b", "ANP_ADDR": "dhcp;198.18.1.4/24", "ANP_GATEWAY": "10.0.0.1"])
+    #expect(c.error == nil && c.link(0).usesDHCP && c.link(0).addresses.count == 0)
+    #expect(!c.link(1).usesDHCP && addresses(c.link(1)) == ["198.18.1.4/24"])
+    // Where the lease will be nobody knows yet.
+    #expect(c.gateway == IPv4Address(10, 0, 0, 1))
+  }
+
+  @Test("IPv6 addresses beside autoconfiguration or instead of it; a word alone is for all devices")
+  func addresses6() {
+    let both = configuration(["ANP_ADDR6": "auto,2001:db8::4/64,2001:db8:1::4/48"])
+    #expect(both.error == nil && both.link(0).autoconfiguresIPv6 && !both.link(0).isIPv6Off)
+    #expect(addresses(both.link(0).addresses6) == ["2001:db8::4/64", "2001:db8:1::4/48"])
+    let fixed = configuration(["ANP_ADDR6": "2001:db8::4/64", "ANP_GATEWAY": "198.18.0.1,2001:db8::1"])
+    #expect(fixed.error == nil && !fixed.link(0).autoconfiguresIPv6)
+    #expect(fixed.gateway == IPv4Address(198, 18, 0, 1) && text { $0.append(fixed.gateway6!) } == "2001:db8::1")
+    let two = ["ANP_TAP": "a,b", "ANP_ADDR": "198.18.0.4/24;198.18.1.4/24"]
+    let off = configuration(two.merging(["ANP_ADDR6": "off"]) { $1 })
+    #expect(off.error == nil && off.link(0).isIPv6Off && off.link(1).isIPv6Off)
+    let mixed = configuration(two.merging(["ANP_ADDR6": "2001:db8::4/64;off"]) { $1 })
+    #expect(mixed.error == nil && !mixed.link(0).isIPv6Off && mixed.link(1).isIPv6Off)
+    let first = configuration(two.merging(["ANP_ADDR6": "2001:db8::4/64"]) { $1 })
+    #expect(first.error == nil && first.link(1).autoconfiguresIPv6 && first.link(1).addresses6.count == 0)
+    #expect(configuration(["ANP_ADDR6": "off", "ANP_GATEWAY": "fe80::1"]).error != nil)
+  }
+
+  @Test("ip-route(8): routes by gateway, on the link, to nowhere; with MTU and source")
+  func routes() {
+    let c = configuration([
+      "ANP_ROUTE":
+        "10.0.0.0/8 via 198.18.0.7, 192.0.2.0/24 via 198.18.0.9 mtu 1400,203.0.113.0/24 dev anp0 src 198.18.0.4, "
+        + "unreachable 172.16.0.0/12,blackhole 192.0.2.66 , prohibit 2001:db8:2::/48,2001:db8:1::/48 via fe80::1,default via fe80::2"
+    ])
+    #expect(c.error == nil && c.routes.count == 8)
+    func said(_ i: Int) -> String {
+      let route = c.routes[i]
+      return text {
+        $0.append(route.prefix)
+        $0.append("/")
+        $0.append(route.prefixLength)
+        if let gateway = route.gateway {
+          $0.append(" via ")
+          $0.append(gateway)
+        }
+        if let mtu = route.mtu {
+          $0.append(" mtu ")
+          $0.append(mtu)
+        }
+        if let source = route.source {
+          $0.append(" src ")
+          $0.append(source)
+        }
+        if route.link != nil { $0.append(" dev") }
+      }
+    }
+    #expect(said(0) == "10.0.0.0/8 via 198.18.0.7" && c.routes[0].kind == .unicast)
+    #expect(said(1) == "192.0.2.0/24 via 198.18.0.9 mtu 1400")
+    #expect(said(2) == "203.0.113.0/24 src 198.18.0.4 dev")
+    #expect(said(3) == "172.16.0.0/12" && c.routes[3].kind == .unreachable)
+    #expect(said(4) == "192.0.2.66/32" && c.routes[4].kind == .blackhole)
+    #expect(said(5) == "2001:db8:2::/48" && c.routes[5].kind == .prohibit)
+    #expect(said(6) == "2001:db8:1::/48 via fe80::1")
+    #expect(said(7) == "::/0 via fe80::2")
+    #expect(configuration(["ANP_ROUTE": ""]).error == nil)
   }
 
   @Test(
@@ -101,6 +196,19 @@ struct ConfigurationTests {
       ("ANP_ADDR", "224.0.0.1/8"),
       ("ANP_ADDR", "198.18.0.256/24"), ("ANP_ADDR", "198.18.0.4/24 "), ("ANP_ADDR", "::1/64"),
       ("ANP_GATEWAY", "198.18.1.1"), ("ANP_GATEWAY", "198.18.0.4"), ("ANP_GATEWAY", "gateway"),
+      ("ANP_GATEWAY", "198.18.0.5,198.18.0.6"), ("ANP_GATEWAY", "198.18.0.5,"), ("ANP_GATEWAY", "::"),
+      ("ANP_ADDR", "dhcp,198.18.0.4/24"), ("ANP_ADDR", "198.18.0.4/24,"), ("ANP_ADDR", "198.18.0.4/24,198.18.0.4/24"),
+      ("ANP_ADDR", "dhcp6"), ("ANP_ADDR6", "198.18.0.4/24"), ("ANP_ADDR6", "2001:db8::4"), ("ANP_ADDR6", "::1/128"),
+      ("ANP_ADDR6", "ff02::1/16"), ("ANP_ADDR6", "off,auto"), ("ANP_ADDR6", "auto,auto"), ("ANP_ADDR6", "auto;auto"),
+      ("ANP_ADDR6", "2001:db8::4/129"), ("ANP_ADDR6", ""), ("ANP_TAP", "a;b"),
+      ("ANP_ROUTE", "10.0.0.0/8"), ("ANP_ROUTE", "10.0.0.1/8 via 198.18.0.7"),
+      ("ANP_ROUTE", "10.0.0.0/8 via 198.19.0.7"),
+      ("ANP_ROUTE", "10.0.0.0/8 via 198.18.0.4"), ("ANP_ROUTE", "10.0.0.0/8 via 2001:db8::1"),
+      ("ANP_ROUTE", "10.0.0.0/33 via 198.18.0.7"), ("ANP_ROUTE", "10.0.0.0/8 via 198.18.0.7 mtu 67"),
+      ("ANP_ROUTE", "10.0.0.0/8 via 198.18.0.7 metric 3"), ("ANP_ROUTE", "10.0.0.0/8 via 198.18.0.7,"),
+      ("ANP_ROUTE", "10.0.0.0/8 dev anp1"), ("ANP_ROUTE", "10.0.0.0/8 dev src 198.18.0.9"),
+      ("ANP_ROUTE", "blackhole 10.0.0.0/8 via 198.18.0.7"), ("ANP_ROUTE", "224.0.0.0/4 dev"),
+      ("ANP_ROUTE", "everything"),
       ("ANP_MTU", "67"), ("ANP_MTU", "65522"), ("ANP_MTU", "1500x"), ("ANP_MTU", "-1"),
       ("ANP_MTU", "99999999999999999999"),
       ("ANP_RING", "rx:0"), ("ANP_OFFLOAD", "-lso"), ("ANP_OFFLOAD", "-tso,"), ("ANP_OFFLOAD", "-tso -gro"),

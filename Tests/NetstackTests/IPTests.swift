@@ -77,6 +77,59 @@ struct RouteTableTests {
     return table
   }
 
+  @Test(
+    "fib_props: a route may say that there is no way, and with which error",
+    arguments: [
+      (Route.Kind.blackhole, SocketError.invalidArgument), (.unreachable, .hostUnreachable),
+      (.prohibit, .accessDenied),
+    ])
+  func refusals(kind: Route.Kind, error: SocketError) {
+    var table = table()
+    table.add(
+      Route(kind, prefix: address(10, 1, 0, 0), prefixLength: 16, gateway: nil, source: .anyIPv4, mtu: 1500))
+    #expect(table.lookup(address(10, 1, 2, 3), now: .zero) == nil)
+    let refusal = table.refusal(of: address(10, 1, 2, 3))
+    #expect(refusal == error)
+    #expect(table.lookup(address(10, 2, 2, 3), now: .zero)?.kind == .unicast)
+    let (isLocal, isBroadcast) = (table.isLocal(.anyIPv4), table.isBroadcast(address(10, 1, 255, 255)))
+    #expect(!isLocal && !isBroadcast)
+    // A way to one host of the network that has none.
+    table.add(
+      Route(
+        prefix: address(10, 1, 2, 3), prefixLength: 32, gateway: address(198, 18, 0, 7), source: IPAddress(here),
+        mtu: 1500))
+    #expect(table.lookup(address(10, 1, 2, 3), now: .zero)?.nextHop == address(198, 18, 0, 7))
+    table.remove(prefix: address(10, 1, 0, 0), prefixLength: 16)
+    #expect(table.lookup(address(10, 1, 2, 4), now: .zero)?.nextHop == address(198, 18, 0, 2))
+  }
+
+  @Test("without a route the network is unreachable; also where only refusals are left")
+  func noRoute() {
+    var table = RouteTable()
+    #expect(table.lookup(address(10, 0, 0, 1), now: .zero) == nil)
+    let refusal = table.refusal(of: address(10, 0, 0, 1))
+    #expect(refusal == .networkUnreachable)
+    table.add(
+      Route(.unreachable, prefix: address(10, 0, 0, 0), prefixLength: 8, gateway: nil, source: .anyIPv4, mtu: 1500))
+    #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero) == nil)
+  }
+
+  @Test("an address that goes takes the routes from it along, others and refusals stay")
+  func removeSource() {
+    var table = table()
+    let other = address(192, 0, 2, 1)
+    table.add(Route(prefix: address(192, 0, 2, 0), prefixLength: 24, gateway: nil, source: other, mtu: 1500))
+    table.add(
+      Route(.prohibit, prefix: address(172, 16, 0, 0), prefixLength: 12, gateway: nil, source: .anyIPv4, mtu: 1500))
+    let generation = table.generation
+    table.remove(source: IPAddress(here))
+    #expect(table.generation != generation && table.count == 2)
+    #expect(table.lookup(address(10, 0, 0, 1), now: .zero) == nil)
+    #expect(table.lookup(address(192, 0, 2, 9), now: .zero)?.source == other)
+    let (refusal, isLocal) = (table.refusal(of: address(172, 16, 0, 1)), table.isLocal(IPAddress(here)))
+    #expect(refusal == .accessDenied && !isLocal)
+  }
+
   @Test("RFC 1122 §3.3.1.1: on the link the destination is the next hop, elsewhere the gateway")
   func nextHop() {
     let table = table()

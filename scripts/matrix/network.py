@@ -229,5 +229,5 @@ def stack_environment(devices=1):
     addresses = [HOST] + [f"198.18.{i}.4" for i in range(1, devices)]
     return {
         "ANP_TAP": ",".join(device(i) for i in range(devices)),
-        "ANP_ADDR": ",".join(f"{address}/24" for address in addresses),
+        "ANP_ADDR": ";".join(f"{address}/24" for address in addresses),
     }
