@@ -42,7 +42,7 @@ struct anp_interface;
 long anp_entry_interface(struct anp_interface *interface);
 /// Whether a socket bound to the address (4 or 16 bytes, network order) would be the kernel's.
 int anp_entry_is_kernel_address(int family, const void *bytes);
-/// A request to change an interface or a route: -EPERM.
+/// A request to change the stack's interface: -EPERM.
 long anp_entry_interface_refused(long request);
 
 long anp_entry_setsockopt(int fd, uint64_t entry, int level, int name, const void *value, uint32_t length);

@@ -9,8 +9,9 @@
 //   other interfaces of the kernel: those addresses that a bind would take to the kernel (ANP_BYPASS), nothing else
 //
 // So each address in the list can be bound, and a server that binds all it sees gets what it expects. Where ANP_FALLBACK gives
-// the program to the kernel as a whole, the kernel's list is the list. Netlink is the kernel's: what asks through it (ip, ss)
-// sees the kernel's interfaces.
+// the program to the kernel as a whole, the kernel's list is the list. Who asks for an interface by its name or number knows it
+// already, and may have made it (a VPN's tun0): those questions, and requests to change what is not the stack's, go to the
+// kernel. Netlink is the kernel's altogether: what asks through it (ip, ss) sees the kernel's interfaces.
 //
 // All of it comes from one list, made by the real getifaddrs and the stack together. It is one block of the library's own
 // memory: only our freeifaddrs may free it, and it sees no other.
@@ -292,16 +293,6 @@ ANP_EXPORT struct if_nameindex *if_nameindex(void) {
 
 ANP_EXPORT void if_freenameindex(struct if_nameindex *list) { free(list); }
 
-/// Whether the program may know a kernel's interface by this name.
-static int name_is_shown(const char *name) {
-  if (strcmp(name, "lo") == 0) return 1;
-  struct view view;
-  if (open_view(&view) != 0) return 0;
-  int shown = link_is_shown(&view, name);
-  close_view(&view);
-  return shown;
-}
-
 /// The name without a label's ":1".
 static void take_name(char name[IFNAMSIZ], const char *from) {
   size_t length = strnlen(from, IFNAMSIZ - 1);
@@ -321,7 +312,7 @@ static int index_by_name(const char *given) {
   if (asking < 0) return asking;
   int index = anp_interface_index(asking, name);
   anp_kernel_close(asking);
-  return index > 0 && !name_is_shown(name) ? -ENODEV : index;
+  return index;
 }
 
 /// 0 or -errno (-ENODEV: no such interface).
@@ -338,7 +329,7 @@ static int name_by_index(int index, char name[IFNAMSIZ]) {
   anp_kernel_close(asking);
   if (result < 0) return result;
   take_name(name, request.ifr_name);
-  return name_is_shown(name) ? 0 : -ENODEV;
+  return 0;
 }
 
 ANP_EXPORT unsigned if_nametoindex(const char *name) {
@@ -365,8 +356,6 @@ static int asks_for_ipv4(unsigned long request) {
 
 static int changes(unsigned long request) {
   switch (request) {
-    case SIOCADDRT:
-    case SIOCDELRT:
     case SIOCSIFLINK:
     case SIOCSIFFLAGS:
     case SIOCSIFADDR:
@@ -482,7 +471,6 @@ long anp_interface_request(int fd, unsigned long request, void *argument) {
   struct anp_interface stack;
   if (!anp_entry_interface(&stack)) return ANP_PASS;
   if (request == SIOCGIFCONF) return configuration_list(argument);
-  if (request == SIOCADDRT || request == SIOCDELRT) return anp_entry_interface_refused((long)request);
   struct ifreq *answer = argument;
   if (anp_is_nowhere(answer)) return -EFAULT;
   if (request == SIOCGIFNAME) {
@@ -501,9 +489,7 @@ long anp_interface_request(int fd, unsigned long request, void *argument) {
   answer->ifr_name[IFNAMSIZ - 1] = 0;
   char name[IFNAMSIZ];
   take_name(name, answer->ifr_name);
-  if (strcmp(name, "lo") == 0) return ANP_PASS;
-  // As without CAP_NET_ADMIN, and like there before the name is looked at.
-  if (changes(request)) return anp_entry_interface_refused((long)request);
-  if (strcmp(name, stack.name) == 0) return stack_answer(request, &stack, answer);
-  return name_is_shown(name) ? ANP_PASS : -ENODEV;
+  if (strcmp(name, stack.name) != 0) return ANP_PASS;
+  // As without CAP_NET_ADMIN.
+  return changes(request) ? anp_entry_interface_refused((long)request) : stack_answer(request, &stack, answer);
 }

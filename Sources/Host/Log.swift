@@ -267,7 +267,7 @@ struct Log {
       pair(event, &text)
       number(" path MTU ", event.a, &text)
     case .interfaceRefused:
-      text.append("refused an ioctl that sets up interfaces or routes, 0x")
+      text.append("refused an ioctl that sets up the interface, 0x")
       text.append(hex: UInt64(bitPattern: event.a), digits: 4)
       text.append(": the ANP_ variables do that")
     }

@@ -108,7 +108,7 @@ package enum TraceKind: UInt8, Sendable {
   case socketCall
   /// The path MTU to the remote changed: a = bytes.
   case pathMTU
-  /// The program wanted to change an interface or a route (ioctl): a = request.
+  /// The program wanted to change the stack's interface (ioctl): a = request.
   case interfaceRefused
 }
 
