@@ -142,6 +142,47 @@ uint32_t anp_interface_address(int fd, const char *name) {
   return ntohl(address.sin_addr.s_addr);
 }
 
+static int hex(const char *text, int digits, unsigned *value) {
+  *value = 0;
+  for (int i = 0; i < digits; i++) {
+    char c = text[i];
+    unsigned digit = c >= '0' && c <= '9' ? (unsigned)(c - '0') : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10) : 16;
+    if (digit == 16) return 0;
+    *value = *value << 4 | digit;
+  }
+  return 1;
+}
+
+// A line: 32 digits of address, index, prefix length, scope and flags in hexadecimal of two digits or more, the name.
+int anp_interface_addresses6(unsigned index, void *addresses, int most) {
+  char text[8192];
+  long length = anp_read_file("/proc/net/if_inet6", text, sizeof text);
+  int count = 0;
+  const char *line = text, *end = text + (length > 0 ? length : 0);
+  while (count < most && end - line > 36) {
+    unsigned found = 0, digit;
+    const char *at = line + 33;
+    while (at < end && hex(at, 1, &digit)) {
+      found = found << 4 | digit;
+      at++;
+    }
+    if (found == index) {
+      uint8_t *address = (uint8_t *)addresses + 16 * count;
+      int whole = 1;
+      for (int i = 0; whole && i < 16; i++) {
+        unsigned octet;
+        whole = hex(line + 2 * i, 2, &octet);
+        address[i] = (uint8_t)octet;
+      }
+      count += whole;
+    }
+    line = memchr(line, '\n', (size_t)(end - line));
+    if (line == NULL) break;
+    line++;
+  }
+  return count;
+}
+
 int anp_tap_read(int fd, int header_size, const struct anp_receive_buffer *top, size_t small_size, size_t large_size,
                  int count, size_t most_bytes, struct anp_received *results, int *error) {
   size_t bytes = 0;

@@ -201,7 +201,10 @@ package struct HostConfiguration {
   package private(set) var loopbackInStack = false
 
   /// The stack speaks IPv6.
-  package var hasIPv6: Bool { false }
+  package var hasIPv6: Bool {
+    for i in 0..<linkCount where !links[i].isIPv6Off { return true }
+    return false
+  }
 
   package func link(_ i: Int) -> LinkConfiguration { links[i] }
   package func matchesTake(_ address: IPAddress) -> Bool { take.contains(address) }

@@ -152,6 +152,14 @@ package enum HostRuntime {
     wanted.address = link.addresses[0].address.v4
     wanted.prefixLength = link.addresses[0].prefixLength
     wanted.gateway = gateway(device, link, configuration.pointee.gateway)
+    for i in 1..<max(link.addresses.count, 1) {
+      _ = wanted.moreAddresses.add(
+        InterfaceAddress(
+          link.addresses[i].address, prefixLength: link.addresses[i].prefixLength, state: .preferred,
+          origin: .configured))
+    }
+    wanted.setAddresses6(
+      link, gateway: configuration.pointee.gateway6, host: DeviceHostAddresses(interface: device.index))
     wanted.loopback = configuration.pointee.loopbackInStack
     wanted.secret = HashKey(k0, k1)
     wanted.timestampSecret = Entropy.bootSecret()

@@ -109,6 +109,16 @@ struct Log {
       text.append(" gateway ")
       text.append(gateway)
     }
+    for i in 0..<configuration.moreAddresses.count {
+      text.append(" ")
+      text.append(configuration.moreAddresses[i].address)
+      text.append("/")
+      text.append(configuration.moreAddresses[i].prefixLength)
+    }
+    if let gateway = configuration.gateway6 {
+      text.append(" gateway ")
+      text.append(gateway)
+    }
     text.append(" hardware ")
     text.append(device.capabilities.hardwareAddress)
     text.append(" MTU ")

@@ -20,6 +20,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 HOST = "198.18.0.4"  # the program under test
 PEER = "198.18.0.5"  # its peers, always on the kernel's stack
+HOST6, PEER6 = "2001:db8::4", "2001:db8::5"  # the same by IPv6
 SILENT = "198.19.0.1"  # behind the peer: packets to it vanish
 UNREACHABLE = "198.19.1.1"  # behind the peer: ICMP host unreachable
 PROHIBITED = "198.19.2.1"  # behind the peer: ICMP communication prohibited
@@ -114,8 +115,12 @@ class Namespace:
             ("ipv4/icmp_ratelimit", "0"),
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv6/conf/all/disable_ipv6", "1"),
-            ("ipv6/conf/default/disable_ipv6", "1"),
+            # Addresses are good at once, and nobody but the peer tells of routes.
+            ("ipv6/conf/all/accept_dad", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv6/icmp/ratelimit", "0"),
         ):
             self.sysctl(name, value)
 
@@ -197,9 +202,9 @@ def kernel_to_kernel():
     """(program's namespace, peers' namespace): two kernel stacks at the ends of a veth."""
     program, peer = Namespace(), Namespace()
     program.ip(f"link add {DEVICE} type veth peer name {DEVICE} netns /proc/{os.getpid()}/fd/{peer.fd}")
-    program.ip(f"addr add {HOST}/24 brd + dev {DEVICE}", f"link set {DEVICE} up")
-    peer.ip(f"addr add {PEER}/24 dev {DEVICE}", f"link set {DEVICE} up")
-    program.ip(f"route add default via {PEER}")
+    program.ip(f"addr add {HOST}/24 brd + dev {DEVICE}", f"addr add {HOST6}/64 dev {DEVICE}", f"link set {DEVICE} up")
+    peer.ip(f"addr add {PEER}/24 dev {DEVICE}", f"addr add {PEER6}/64 dev {DEVICE}", f"link set {DEVICE} up")
+    program.ip(f"route add default via {PEER}", f"-6 route add default via {PEER6}")
     _behind_the_peer(peer)
     return program, peer
 
@@ -214,6 +219,7 @@ def stack_to_kernel(devices=1):
         peer.ip(
             f"tuntap add dev {device(i)} mode tap multi_queue vnet_hdr",
             f"addr add {PEER if i == 0 else f'198.18.{i}.5'}/24 dev {device(i)}",
+            f"addr add {PEER6 if i == 0 else f'2001:db8:0:{i}::5'}/64 dev {device(i)}",
             f"link set {device(i)} txqueuelen 10000 up",
         )
     _behind_the_peer(peer)
@@ -227,7 +233,9 @@ def device(i):
 def stack_environment(devices=1):
     """What tells the stack about its devices; the gateway is the default, the host's address on the device."""
     addresses = [HOST] + [f"198.18.{i}.4" for i in range(1, devices)]
+    addresses6 = [HOST6] + [f"2001:db8:0:{i}::4" for i in range(1, devices)]
     return {
         "ANP_TAP": ",".join(device(i) for i in range(devices)),
         "ANP_ADDR": ";".join(f"{address}/24" for address in addresses),
+        "ANP_ADDR6": ";".join(f"{address}/64" for address in addresses6),
     }

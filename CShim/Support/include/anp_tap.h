@@ -64,6 +64,10 @@ int anp_interface_hardware_type(int socket, const char *name);
 /// The kernel's own IPv4 address on the interface, host byte order; 0 where it has none.
 uint32_t anp_interface_address(int socket, const char *name);
 
+/// The IPv6 addresses of the interface with this index, 16 bytes each in network order, as /proc/net/if_inet6 has them; their
+/// number, at most `most`.
+int anp_interface_addresses6(unsigned index, void *addresses, int most);
+
 /// An empty buffer to receive into: a small area, then a large one.
 struct anp_receive_buffer {
   void *small_area;

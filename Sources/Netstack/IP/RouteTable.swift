@@ -135,15 +135,6 @@ package struct RouteTable: ~Copyable {
     }
   }
 
-  /// The gateway of the route for exactly this prefix.
-  package func gateway(_ prefix: IPAddress, prefixLength: Int) -> IPAddress? {
-    guard let length = Self.length(prefix, prefixLength) else { return nil }
-    for i in 0..<count where entries[i].length == length && Self.matches(entries[i], prefix) {
-      return entries[i].route.gateway
-    }
-    return nil
-  }
-
   /// The link takes IPv6 packets of `mtu` bytes at most, as a router says.
   package mutating func limitIPv6(mtu: Int) {
     for i in 0..<count where !entries[i].route.prefix.isIPv4 { entries[i].route.mtu = mtu }

@@ -100,8 +100,9 @@ extension Stack {
           IPAddress(prefix: 0xfe80 << 48, hardware: device.hardwareAddress), prefixLength: 64, state: .optimistic,
           origin: .linkLocal))
     }
+    configuredGateway6 = gateway
     if let gateway { setGateway(gateway, source: .anyIPv6) }
-    guard steering.index == 0, device.linkType == .ethernet else { return }
+    guard steering.index == 0, device.linkType == .ethernet, autoconfiguresIPv6 || gateway == nil else { return }
     routers.solicitationsLeft = RouterDiscovery.mostSolicitations
     routers.askedFirst = environment.pointee.now
     solicitRouters()
@@ -185,10 +186,19 @@ extension Stack {
     guard let source = AddressSelection.source(for: who, among: addresses),
       let at = addresses.index(of: source)
     else { return }
-    // From an optimistic address no hardware address may be told (RFC 4429 §3.2); the answer then finds us by asking.
-    let message = NeighborMessage(
-      solicitationFor: who, from: addresses[at].state == .optimistic ? nil : device.hardwareAddress)
+    // Before it is known to be ours alone no hardware address may be told with it (RFC 4429 §3.2); such packets take the way over
+    // the router meanwhile (`detour`). What a person has configured is used at once, as with IPv4 (and Linux's `nodad`).
+    let isDoubtful = addresses[at].state == .optimistic && addresses[at].origin != .configured
+    let message = NeighborMessage(solicitationFor: who, from: isDoubtful ? nil : device.hardwareAddress)
     sendNeighborMessage(message, from: source, to: hardware == nil ? who.solicitedNode : who)
+  }
+
+  /// RFC 4429 §3.3: while its address is optimistic a node leaves it to the router to find neighbours that it does not know.
+  func detour(_ nextHop: IPAddress) -> IPAddress {
+    guard !nextHop.isIPv4, isDetecting, neighbors.lookup(nextHop) == nil, let router = routers.best,
+      neighbors.lookup(router.address) != nil
+    else { return nextHop }
+    return router.address
   }
 
   /// `packet` starts at the ICMP header.
@@ -296,9 +306,11 @@ extension Stack {
   }
 
   private mutating func installDefaultRoute() {
+    // Whoever named a gateway wants that one.
+    guard configuredGateway6 == nil else { return }
     if let best = routers.best {
       setGateway(best.address, source: .anyIPv6)
-    } else if let known = routes.gateway(.anyIPv6, prefixLength: 0), known.isLinkLocal, !routers.knows(known) {
+    } else {
       routes.remove(prefix: .anyIPv6, prefixLength: 0)
     }
   }
@@ -324,7 +336,7 @@ extension Stack {
           prefix: prefix.prefix, length: prefix.length, gateway: nil,
           until: RouterDiscovery.deadline(prefix.validLifetime, now)))
     }
-    guard prefix.isAutonomous, prefix.length == 64, prefix.preferredLifetime <= prefix.validLifetime else { return }
+    guard autoconfiguresIPv6, prefix.isAutonomous, prefix.length == 64, prefix.preferredLifetime <= prefix.validLifetime else { return }
     let mine = IPAddress(prefix: prefix.prefix.high, hardware: device.hardwareAddress)
     guard let at = addresses.index(of: mine) else {
       guard prefix.validLifetime > 0 else { return }
@@ -368,9 +380,11 @@ extension Stack {
 
   // MARK: Time
 
-  func rearmInterfaceTimer() {
+  mutating func rearmInterfaceTimer() {
     var next = routers.nextDeadline()
+    isDetecting = false
     for i in 0..<addresses.count {
+      if addresses[i].state == .optimistic, addresses[i].origin != .configured { isDetecting = true }
       next = min(next, addresses[i].validUntil)
       switch addresses[i].state {
       case .optimistic: next = min(next, addresses[i].detectedAt)

@@ -294,8 +294,9 @@ extension Stack {
   }
 
   /// `packet` starts at its IP header, whose length is its `checksumStart`.
-  mutating func transmitIP(_ packet: PacketBuffer, nextHop: IPAddress) {
+  mutating func transmitIP(_ packet: PacketBuffer, nextHop wanted: IPAddress) {
     let env = environment
+    let nextHop = isDetecting ? detour(wanted) : wanted
     guard device.linkType == .ethernet else { return transmitQueue.append(packet) }
     let etherType = nextHop.isIPv4 ? EtherType.ipv4 : EtherType.ipv6
     if nextHop.isMulticast { return transmitFrame(packet, to: MACAddress(group: nextHop), etherType) }

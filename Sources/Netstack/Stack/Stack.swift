@@ -44,6 +44,8 @@ package struct StackConfiguration: Sendable {
   package var gateway6: IPAddress?
   /// IPv6 is spoken: the interface gets a link-local address, asks for routers, and configures itself as they advertise.
   package var ipv6 = false
+  /// Addresses are made of the prefixes that routers advertise.
+  package var autoconfiguresIPv6 = true
   /// 127.0.0.0/8 and ::1 are this stack's own, too (Linux's `lo`).
   package var loopback = false
   package var settings = Settings()
@@ -84,6 +86,10 @@ package struct Stack: ~Copyable {
   package internal(set) var routers = RouterDiscovery()
   var isIPv6On = false
   let isLoopbackOn: Bool
+  let autoconfiguresIPv6: Bool
+  /// An address that was not configured by a person is still optimistic.
+  var isDetecting = false
+  var configuredGateway6: IPAddress?
   var interfaceTimer: TimerID
 
   // TCP
@@ -114,6 +120,7 @@ package struct Stack: ~Copyable {
     device = configuration.device
     timestampSecret = configuration.timestampSecret ?? configuration.secret
     isLoopbackOn = configuration.loopback
+    autoconfiguresIPv6 = configuration.autoconfiguresIPv6
     steering = Steering(
       index: configuration.stackIndex, count: configuration.stackCount, key: Self.key(3, of: configuration.secret))
     neighbors = NeighborTable(seed: configuration.seed, now: now)
