@@ -79,8 +79,7 @@ int main(void) {
   fd = socket(AF_INET6, SOCK_STREAM, 0);
   CALL(connect(fd, PEER(7240)));
   CALL(connect(fd, in6(mapped, 7240), SIZE_IN));
-  CALL(connect(fd, in6("2001:db8::1", 7240), SIZE_IN6) == -1);
-  note("cannot be reached: %d", errno == ENETUNREACH || errno == EADDRNOTAVAIL);
+  CALL(connect(fd, in6("2001:db8::1", 7240), SIZE_IN6));
   CALL(bind(fd, in6("2001:db8::2", 7245), SIZE_IN6));
   CALL(bind(fd, ANY(7245)));
   close(fd);
@@ -100,7 +99,7 @@ int main(void) {
   show_names(fd);
   CALL(send(fd, "hello", 5, 0));
   peer("udp-receive u");
-  CALL(sendto(fd, "x", 1, 0, in6("2001:db8::1", 7241), SIZE_IN6) == -1);
+  CALL(sendto(fd, "x", 1, 0, in6("2001:db8::1", 7241), SIZE_IN6));
   close(fd);
 
   section("options of IPPROTO_IPV6");

@@ -204,7 +204,7 @@ def kernel_to_kernel():
     program.ip(f"link add {DEVICE} type veth peer name {DEVICE} netns /proc/{os.getpid()}/fd/{peer.fd}")
     program.ip(f"addr add {HOST}/24 brd + dev {DEVICE}", f"addr add {HOST6}/64 dev {DEVICE}", f"link set {DEVICE} up")
     peer.ip(f"addr add {PEER}/24 dev {DEVICE}", f"addr add {PEER6}/64 dev {DEVICE}", f"link set {DEVICE} up")
-    program.ip(f"route add default via {PEER}", f"-6 route add default via {PEER6}")
+    program.ip(f"route add default via {PEER}", f"route add default via {PEER6}")
     _behind_the_peer(peer)
     return program, peer
 

@@ -2,7 +2,7 @@
 # unix socket, so that a fault of the stack never disturbs the telling. One command a line, one reply a line; the
 # program prints both (Tests/programs/probe.h). docs/TESTING.md lists the commands.
 #
-#   python3 puppet.py SOCKET HOST PEER     HOST: address of the program under test, PEER: our own
+#   python3 puppet.py SOCKET HOST PEER HOST6 PEER6     HOST: address of the program under test, PEER: our own
 
 import errno
 import os
@@ -17,6 +17,7 @@ import time
 import zlib
 
 IP_TOS, IP_TTL, IP_RECVTTL, IP_RECVTOS = 1, 2, 12, 13  # linux/in.h; Python lacks some
+IPV6_HOPLIMIT, IPV6_TCLASS = 52, 67
 LIMIT = 15  # seconds that any single command may take
 
 
@@ -27,8 +28,9 @@ def pattern(count, seed=0):
 
 
 class Puppet:
-    def __init__(self, host, peer):
-        self.host, self.peer = host, peer
+    def __init__(self, ends):
+        self.ends = ends
+        self.do_family("4")
         self.sockets, self.jobs, self.connects = {}, {}, 0
 
     def run(self, control):
@@ -61,10 +63,15 @@ class Puppet:
         thread.start()
         self.jobs[name] = (thread, result)
 
+    def do_family(self, number):
+        """IPv4 or IPv6 for the sockets that are made from now on."""
+        self.host, self.peer = self.ends[number]
+        self.family = socket.AF_INET if number == "4" else socket.AF_INET6
+
     # Connections
 
     def do_listen(self, name, port, backlog="16", rcvbuf="0"):
-        sock = socket.socket()
+        sock = socket.socket(self.family)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if int(rcvbuf):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(rcvbuf))
@@ -76,7 +83,7 @@ class Puppet:
         self._add(name, self.sockets[listener].accept()[0])
 
     def do_connect(self, name, port, source="0"):
-        sock = socket.socket()
+        sock = socket.socket(self.family)
         self._add(name, sock)
         if int(source):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,7 +93,7 @@ class Puppet:
 
     def do_begin_connect(self, name, port):
         """Sends the SYN and does not wait."""
-        sock = socket.socket()
+        sock = socket.socket(self.family)
         self._add(name, sock)
         sock.setblocking(False)
         self.connects += 1
@@ -227,9 +234,13 @@ class Puppet:
     # Datagrams
 
     def do_udp(self, name, port):
-        sock = socket.socket(type=socket.SOCK_DGRAM)
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        sock = socket.socket(self.family, socket.SOCK_DGRAM)
+        if self.family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         sock.bind((self.peer, int(port)))
         self._add(name, sock)
 
@@ -241,9 +252,10 @@ class Puppet:
         data, control, _, source = sock.recvmsg(1 << 16, 256)
         values = {kind: value for _, kind, value in control}
         self.source = source
+        tos, ttl = (IP_TOS, IP_TTL) if sock.family == socket.AF_INET else (IPV6_TCLASS, IPV6_HOPLIMIT)
         return (
             f"{len(data)} bytes crc {zlib.crc32(data):08x} from {source[0]}"
-            f" tos {values.get(IP_TOS, b' ')[0]} ttl {int.from_bytes(values.get(IP_TTL, b''), sys.byteorder)}"
+            f" tos {values.get(tos, b' ')[0]} ttl {int.from_bytes(values.get(ttl, b''), sys.byteorder)}"
         )
 
     def do_udp_reply(self, name, count, seed="0"):
@@ -252,14 +264,14 @@ class Puppet:
 
 
 def main():
-    path, host, peer = sys.argv[1:]
+    path, host, peer, host6, peer6 = sys.argv[1:]
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(1)
     print("ready", flush=True)
     control, _ = listener.accept()
-    puppet = Puppet(host, peer)
+    puppet = Puppet({"4": (host, peer), "6": (host6, peer6)})
     puppet.run(control)
     print(f"connects {puppet.connects}", flush=True)
     # Sockets of ours may be in use by jobs for ever: leave without asking them.

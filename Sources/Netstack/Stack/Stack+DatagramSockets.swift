@@ -96,7 +96,7 @@ extension Stack {
   /// The way from a socket to `remote`, if its family and options allow one.
   private func way(from state: DatagramPointer, to remote: IPAddress) throws(SocketError) -> RouteDecision {
     // An address of one family reaches no other, nor does an IPV6_V6ONLY socket.
-    let bound = state.pointee.boundAddress
+    let bound = state.pointee.local.address
     guard remote.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6,
       bound == .anyIPv6 || bound.isIPv4 == remote.isIPv4,
       let route = decide(remote, now: environment.pointee.now)
@@ -136,6 +136,8 @@ extension Stack {
     let isIPv4 = remote.address.isIPv4
     let most = isIPv4 ? 65535 - IPv4Header.minimumLength : 65535
     guard bytes.count <= most - UDPHeader.length else { throw .messageTooLong }
+    // Bound or connected to IPv4, it speaks no IPv6 (udpv6_sendmsg).
+    if !isIPv4, state.pointee.isIPv6, state.pointee.local.address.isIPv4 { throw .addressFamilyNotSupported }
     let route = try way(from: state, to: remote.address)
     if !state.pointee.isInPortTable { try hold(state, state.pointee.anyAddress, port: 0) }
     let total = UDPHeader.length + bytes.count

@@ -336,7 +336,8 @@ extension Stack {
           prefix: prefix.prefix, length: prefix.length, gateway: nil,
           until: RouterDiscovery.deadline(prefix.validLifetime, now)))
     }
-    guard autoconfiguresIPv6, prefix.isAutonomous, prefix.length == 64, prefix.preferredLifetime <= prefix.validLifetime else { return }
+    guard autoconfiguresIPv6, prefix.isAutonomous, prefix.length == 64, prefix.preferredLifetime <= prefix.validLifetime
+    else { return }
     let mine = IPAddress(prefix: prefix.prefix.high, hardware: device.hardwareAddress)
     guard let at = addresses.index(of: mine) else {
       guard prefix.validLifetime > 0 else { return }

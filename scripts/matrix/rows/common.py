@@ -50,7 +50,7 @@ def nginx_command(trial, root):
               client_body_temp_path {trial.path("body")}; proxy_temp_path {trial.path("proxy")};
               fastcgi_temp_path {trial.path("fastcgi")}; uwsgi_temp_path {trial.path("uwsgi")};
               scgi_temp_path {trial.path("scgi")};
-              server {{ listen {WEB} backlog=511; root {root};
+              server {{ listen {WEB} backlog=511; listen [::]:{WEB} backlog=511; root {root};
                 location /put/ {{ root {trial.directory}; dav_methods PUT; }} }}
             }}"""
         )

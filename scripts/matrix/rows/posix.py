@@ -7,7 +7,7 @@ import re
 import subprocess
 import threading
 
-from network import HOST, PEER
+from network import HOST, HOST6, PEER, PEER6
 from row import row
 
 from .common import PROGRAMS, PYTHON
@@ -61,9 +61,9 @@ def add(source, words, about):
     def run(t):
         binary = compiled(t, source)
         # A relative name: a unix socket's address has little room, and a results directory may lie deep.
-        puppet = t.peer([PYTHON, "-B", os.path.join(HERE, "..", "puppet.py"), "puppet.sock", HOST, PEER], ready="ready")
+        puppet = t.peer([PYTHON, "-B", os.path.join(HERE, "..", "puppet.py"), "puppet.sock", HOST, PEER, HOST6, PEER6], ready="ready")
         size = str((16 if t.quick else 256) << 20)
-        program = t.program([binary], PUPPET="puppet.sock", HOST=HOST, PEER=PEER, TRANSFER_BYTES=size)
+        program = t.program([binary], PUPPET="puppet.sock", HOST=HOST, PEER=PEER, HOST6=HOST6, PEER6=PEER6, TRANSFER_BYTES=size)
         try:
             program.wait()
         finally:

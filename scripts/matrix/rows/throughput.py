@@ -2,7 +2,7 @@
 
 import json
 
-from network import HOST, PEER
+from network import HOST, HOST6, PEER, PEER6
 from row import row
 
 PORT = "5201"
@@ -29,7 +29,7 @@ def options(t, *more):
 
 def client(t, *more):
     server = t.peer(["iperf3", "-s", "-1", "-p", PORT, "--forceflush"], listens=int(PORT))
-    received, streams = judge(t, t.run_program(["iperf3", "-c", PEER, *options(t, *more)]))
+    received, streams = judge(t, t.run_program(["iperf3", "-c", PEER6 if "-6" in more else PEER, *options(t, *more)]))
     t.succeeded(server)
     t.expect_steady(100)
     t.expect(TcpActiveOpens=1 + streams, **{"RxBytes" if "-R" in more else "TxBytes": received})
@@ -37,7 +37,7 @@ def client(t, *more):
 
 def server(t, *more):
     program = t.program(["iperf3", "-s", "-1", "-p", PORT, "--forceflush"], ready="Server listening")
-    received, streams = judge(t, t.run_peer(["iperf3", "-c", HOST, *options(t, *more)]))
+    received, streams = judge(t, t.run_peer(["iperf3", "-c", HOST6 if "-6" in more else HOST, *options(t, *more)]))
     t.succeeded(program)
     t.observe_exit(program)
     t.expect_steady(100)
@@ -84,3 +84,21 @@ def iperf3_server_reverse(t):
 def iperf3_server_parallel(t):
     """iperf3 -s receives over four connections"""
     server(t, "-P", "4")
+
+
+@row("iperf3.client-6", roles="client", needs=["iperf3"])
+def iperf3_client_6(t):
+    """iperf3 -6 sends over IPv6"""
+    client(t, "-6")
+
+
+@row("iperf3.client-6-reverse", roles="client", needs=["iperf3"])
+def iperf3_client_6_reverse(t):
+    """iperf3 -6 -R receives over IPv6"""
+    client(t, "-6", "-R")
+
+
+@row("iperf3.server-6", roles="server", needs=["iperf3"])
+def iperf3_server_6(t):
+    """iperf3 -s receives over IPv6 on its dual-stack socket"""
+    server(t, "-6")

@@ -5,7 +5,7 @@ import re
 
 from row import row
 
-from network import HOST, PEER, SILENT, UNREACHABLE
+from network import HOST, PEER, PEER6, SILENT, UNREACHABLE
 
 from .common import MEGABYTE, PYTHON, SMALL, big, nginx_peer, script, url
 
@@ -33,6 +33,22 @@ def curl_get_big(t):
     t.same_file(t.path("got"), t.fixtures.file(size))
     os.unlink(t.path("got"))
     t.expect(RxBytes=size, TcpActiveOpens=1, CopyBytesToUser=size)
+
+
+@row("curl.get-6", roles="client", needs=["curl", "nginx"])
+def curl_get_6(t):
+    """curl GETs a small and a large file over IPv6"""
+    size = big(t)
+    nginx_peer(t, SMALL, size)
+    format = "%{http_code} %{size_download} %{num_connects} %{remote_ip} %{local_ip}\n"
+    for file in (SMALL, size):
+        curl = t.run_program(["curl", "-sS", "-o", t.path("got"), "-w", format, url(f"{file}.bin", host=f"[{PEER6}]")])
+        t.observe_exit(curl)
+        t.observe("curl", curl.out)
+        t.succeeded(curl)
+        t.same_file(t.path("got"), t.fixtures.file(file))
+    os.unlink(t.path("got"))
+    t.expect(RxBytes=size, TcpActiveOpens=2, Ip6InReceives=10, CopyBytesToUser=size)
 
 
 @row("curl.put", roles="client", needs=["curl", "nginx"], seconds=60)

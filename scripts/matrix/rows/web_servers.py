@@ -4,7 +4,7 @@ import os
 import re
 import signal
 
-from network import HOST
+from network import HOST, HOST6
 from row import row
 
 from .common import MEGABYTE, SMALL, big, nginx_command, url, web_root
@@ -37,6 +37,18 @@ def nginx_get_big(t):
     size = big(t)
     server = start_nginx(t, SMALL, size)
     t.succeeded(t.run_peer(["curl", "-sS", "-o", t.path("got"), url(f"{size}.bin", host=HOST)]))
+    t.same_file(t.path("got"), t.fixtures.file(size))
+    os.unlink(t.path("got"))
+    end_nginx(t, server)
+    t.expect(TxBytes=size, TcpPassiveOpens=2)
+
+
+@row("nginx.get-6", roles="server", needs=["nginx", "curl"], seconds=60)
+def nginx_get_6(t):
+    """nginx serves a large file over IPv6"""
+    size = big(t) // 4
+    server = start_nginx(t, SMALL, size)
+    t.succeeded(t.run_peer(["curl", "-sS", "-o", t.path("got"), url(f"{size}.bin", host=f"[{HOST6}]")]))
     t.same_file(t.path("got"), t.fixtures.file(size))
     os.unlink(t.path("got"))
     end_nginx(t, server)
