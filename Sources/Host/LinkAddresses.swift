@@ -44,6 +44,12 @@ package struct DeviceHostAddresses {
     }
   }
 
+  var first: InlineArray<4, IPAddress?> {
+    var first = InlineArray<4, IPAddress?>(repeating: nil)
+    for i in 0..<min(count, first.count) { first[i] = list[i] }
+    return first
+  }
+
   /// One in a network of ours, else its link-local one.
   func neighbor(in addresses: ConfiguredAddresses) -> IPAddress? {
     for i in 0..<count where addresses.reaches(list[i]) { return list[i] }

@@ -154,9 +154,11 @@ package struct TAPDevice {
 
     let address = anp_interface_address(asking, name)
     if address != 0 { capabilities.hostAddress = IPv4Address(bits: address) }
+    let index = UInt32(max(0, anp_interface_index(asking, name)))
+    capabilities.hostAddresses6 = DeviceHostAddresses(interface: index).first
     return TAPDevice(
       descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
-      index: UInt32(max(0, anp_interface_index(asking, name))))
+      index: index)
   }
 
   /// IFF_TAP or IFF_TUN and IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old

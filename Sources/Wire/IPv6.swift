@@ -73,6 +73,18 @@ package enum IPv6Extension {
   package static let noNext: UInt8 = 59
   package static let destination: UInt8 = 60
 
+  /// A hop-by-hop header with nothing but the jumbo payload option (RFC 2675 §2), bytes.
+  package static let jumboLength = 8
+
+  /// `payloadLength` counts this header, too.
+  package static func writeJumbo(to base: UnsafeMutableRawPointer, nextHeader: UInt8, payloadLength: Int) {
+    base.storeByte(nextHeader, at: 0)
+    base.storeByte(0, at: 1)
+    base.storeByte(0xc2, at: 2)
+    base.storeByte(4, at: 3)
+    base.storeBigEndian32(UInt32(truncatingIfNeeded: payloadLength), at: 4)
+  }
+
   /// What a walk along a packet's headers came to.
   package enum Walk: Equatable, Sendable {
     /// A transport header: its protocol, where it begins, and where that protocol's number stands.

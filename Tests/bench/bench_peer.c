@@ -46,7 +46,13 @@ enum { BLOCK = 128 << 10, LARGEST = 1 << 20 };
 static char block[LARGEST];
 static size_t size = BLOCK;
 static int zero_copy;
-static struct sockaddr_in address;
+/// Of either family; the port is in the same place in both.
+static union address {
+  struct sockaddr any;
+  struct sockaddr_in in;
+  struct sockaddr_in6 in6;
+} address;
+static socklen_t address_size;
 /// Which thread this is, from 0.
 static __thread int self;
 
@@ -66,10 +72,10 @@ static void say(const char *name, double value) { printf("%s %.9g\n", name, valu
 // ---- Servers
 
 static int listening(void) {
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+  int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
   if (fd < 0) die("socket");
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) die("bind");
+  if (bind(fd, &address.any, address_size) != 0) die("bind");
   if (listen(fd, 4096) != 0) die("listen");
   puts("ready");
   fflush(stdout);
@@ -136,11 +142,11 @@ static void serve_epoll(void) {
 // ---- Clients
 
 static int connected(void) {
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) die("socket");
-  struct sockaddr_in to = address;
-  to.sin_port = htons((uint16_t)(ntohs(address.sin_port) + self));
-  if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0) die("connect");
+  union address to = address;
+  to.in.sin_port = htons((uint16_t)(ntohs(address.in.sin_port) + self));
+  if (connect(fd, &to.any, address_size) != 0) die("connect");
   return fd;
 }
 
@@ -292,9 +298,11 @@ int main(int argc, char **argv) {
   if (argc > 5) size = (size_t)atol(argv[5]);
   if (size < 1 || size > LARGEST) size = BLOCK;
   zero_copy = argc > 6 && strcmp(argv[6], "zerocopy") == 0;
-  address.sin_family = AF_INET;
-  address.sin_port = htons((uint16_t)atoi(argv[3]));
-  if (inet_pton(AF_INET, argv[2], &address.sin_addr) != 1) die(argv[2]);
+  int is_v6 = strchr(argv[2], ':') != NULL;
+  address.any.sa_family = is_v6 ? AF_INET6 : AF_INET;
+  address_size = is_v6 ? sizeof address.in6 : sizeof address.in;
+  address.in.sin_port = htons((uint16_t)atoi(argv[3]));
+  if (inet_pton(address.any.sa_family, argv[2], is_v6 ? (void *)&address.in6.sin6_addr : &address.in.sin_addr) != 1) die(argv[2]);
   signal(SIGPIPE, SIG_IGN);
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {

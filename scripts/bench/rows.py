@@ -7,7 +7,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 
-from network import HOST, PEER
+from network import HOST, PEER, PEER6
 from sides import busy_seconds, figures
 
 
@@ -65,12 +65,12 @@ def running(program, ready="ready"):
 # --- bulk
 
 
-def _bulk(side, mode, server):
-    with running(side.peer(bench(server, PEER, 7001))):
+def _bulk(side, mode, server, peer=PEER):
+    with running(side.peer(bench(server, peer, 7001))):
 
         def measure():
             before = busy_seconds()
-            result = figures(side.program(bench(mode, PEER, 7001, Options.seconds)).finish())
+            result = figures(side.program(bench(mode, peer, 7001, Options.seconds)).finish())
             # The warm-up is a tenth of the time and is counted in the processor time: scale the bytes to it.
             whole = result["bytes"] / 0.9
             return {
@@ -102,9 +102,9 @@ def bulk_receive(side):
 # --- latency
 
 
-def _pingpong(side, client_cpu, server_cpu):
-    with running(side.peer(bench("echo", PEER, 7002), cpu=server_cpu)):
-        yield lambda: figures(side.program(bench("pingpong", PEER, 7002, 20000), cpu=client_cpu).finish())
+def _pingpong(side, client_cpu, server_cpu, peer=PEER):
+    with running(side.peer(bench("echo", peer, 7002), cpu=server_cpu)):
+        yield lambda: figures(side.program(bench("pingpong", peer, 7002, 20000), cpu=client_cpu).finish())
 
 
 @row("pingpong-1", median=Goal("1-byte ping-pong, one core: median", most=0.85, aim=0.75, unit="us", scale=1e6))
@@ -126,8 +126,52 @@ def pingpong_two_cores(side):
 
 @row("connects", rate=Goal("connect, read to the end, close", least=1.1, aim=1.5, unit="k/s", scale=1e-3))
 def connects(side):
-    with running(side.peer(bench("closer", PEER, 7003))):
-        yield lambda: figures(side.program(bench("connects", PEER, 7003, Options.seconds)).finish())
+    yield from _connects(side, PEER)
+
+
+def _connects(side, peer):
+    with running(side.peer(bench("closer", peer, 7003))):
+        yield lambda: figures(side.program(bench("connects", peer, 7003, Options.seconds)).finish())
+
+
+# --- the same over IPv6
+
+
+@row(
+    "send-6",
+    rate=Goal("IPv6: bulk send, 128 KB writes", least=1.15, aim=1.4, unit="Gbit/s", scale=1e-9),
+    cpu=Goal("IPv6: CPU per GB sent", most=0.85, aim=0.65, unit="s/GB"),
+)
+def bulk_send_6(side):
+    yield from _bulk(side, "send", "sink", PEER6)
+
+
+@row(
+    "receive-6",
+    rate=Goal("IPv6: bulk receive, 128 KB reads", least=1.0, aim=1.2, unit="Gbit/s", scale=1e-9),
+    cpu=Goal("IPv6: CPU per GB received", most=1.0, aim=0.9, unit="s/GB"),
+)
+def bulk_receive_6(side):
+    yield from _bulk(side, "receive", "source", PEER6)
+
+
+@row("pingpong-1-6", median=Goal("IPv6: ping-pong, one core: median", most=0.85, aim=0.75, unit="us", scale=1e6))
+def pingpong_one_core_6(side):
+    yield from _pingpong(side, 0, 0, PEER6)
+
+
+@row(
+    "pingpong-2-6",
+    median=Goal("IPv6: ping-pong, two cores: median", most=0.95, aim=0.6, unit="us", scale=1e6),
+    p99=Goal("IPv6: ping-pong, two cores: p99", most=1.0, aim=0.6, unit="us", scale=1e6),
+)
+def pingpong_two_cores_6(side):
+    yield from _pingpong(side, 0, 1, PEER6)
+
+
+@row("connects-6", rate=Goal("IPv6: connect, read to the end, close", least=1.1, aim=1.5, unit="k/s", scale=1e-3))
+def connects_6(side):
+    yield from _connects(side, PEER6)
 
 
 # --- real servers

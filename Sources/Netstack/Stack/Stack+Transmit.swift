@@ -49,16 +49,12 @@ extension Stack {
   /// such frames cuts them itself, at a fraction of the speed.
   private func superSegment(_ tcb: TCBPointer) -> Int {
     let address = tcb.pointee.tuple.remote.address
-    guard address.isIPv4 else {
-      return device.tcpSegmentation6 ? min(device.largestSuperPacket, 65535) - Self.mostHeaders : 0
-    }
-    guard device.tcpSegmentation4 else { return 0 }
-    let isHost =
-      device.hostAddress == address.v4 && address.v4 != addresses.ipv4 && environment.pointee.now >= bigPacketsFrom
+    guard address.isIPv4 ? device.tcpSegmentation4 : device.tcpSegmentation6 else { return 0 }
+    let isHost = device.isHost(address) && environment.pointee.now >= bigPacketsFrom && !owns(address)
     return (isHost ? device.largestSuperPacket : min(device.largestSuperPacket, 65535)) - Self.mostHeaders
   }
 
-  /// IPv4 and TCP with all their options; IPv6's header is shorter.
+  /// IPv4 and TCP with all their options; IPv6's header with a jumbo payload option is shorter.
   private static var mostHeaders: Int { 120 }
 
   mutating func transmit(_ tcb: TCBPointer) {

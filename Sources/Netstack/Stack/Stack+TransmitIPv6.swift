@@ -10,8 +10,16 @@ extension Stack {
   ) {
     let env = environment
     env.pointee.statistics.count(.ip6OutRequests)
+    var nextHeader = proto
+    if packet.count > 65535 {
+      // A super-frame longer than the length field can tell (RFC 2675 §2); only to the host, which never cuts it up.
+      let base = packet.push(IPv6Extension.jumboLength)
+      IPv6Extension.writeJumbo(to: base, nextHeader: proto, payloadLength: packet.count)
+      nextHeader = IPv6Extension.hopByHop
+    }
+    let headers = IPv6Header.length + (nextHeader == proto ? 0 : IPv6Extension.jumboLength)
     IPv6Header(
-      nextHeader: proto, source: source, destination: destination, payloadLength: packet.count,
+      nextHeader: nextHeader, source: source, destination: destination, payloadLength: packet.count,
       trafficClass: trafficClass, flowLabel: flowLabel,
       hopLimit: hopLimit > 0
         ? UInt8(hopLimit) : routers.hopLimit > 0 ? routers.hopLimit : env.pointee.settings.ipDefaultTTL
@@ -20,7 +28,7 @@ extension Stack {
     if packet.count > mtu, packet.storage.pointee.segmentationType == .none {
       return fragmentIPv6(packet, nextHop: nextHop, mtu: mtu)
     }
-    packet.storage.pointee.checksumStart = UInt16(IPv6Header.length)
+    packet.storage.pointee.checksumStart = UInt16(headers)
     transmitIP(packet, nextHop: nextHop)
   }
 

@@ -27,10 +27,19 @@ package struct DeviceCapabilities: Sendable {
   package var tcpSegmentation6 = false
   /// The address at the device's other end: what is sent there is at its destination, uncut.
   package var hostAddress: IPv4Address?
-  /// Largest IPv4 packet of a super-frame to `hostAddress`, bytes (Linux's gso_ipv4_max_size). Over 65,535 bytes its header says
-  /// 0 for a length ("BIG TCP").
+  package var hostAddresses6 = InlineArray<4, IPAddress?>(repeating: nil)
+  /// Largest packet of a super-frame to a host address, bytes (Linux's gso_max_size). Over 65,535 bytes its header says 0 for a
+  /// length, and IPv6's tells it in a jumbo payload option ("BIG TCP").
   package var largestSuperPacket = 65535
   package init() {}
+
+  /// Whether packets to `address` are at their destination behind the device.
+  @inline(__always)
+  func isHost(_ address: IPAddress) -> Bool {
+    if address.isIPv4 { return hostAddress == address.v4 }
+    for i in hostAddresses6.indices where hostAddresses6[i] == address { return true }
+    return false
+  }
 }
 
 package struct StackConfiguration: Sendable {
