@@ -111,6 +111,13 @@ package struct IPAddress: Equatable, Sendable {
     low = (hardware.bits >> 24 ^ 0x02_0000) << 40 | 0xfffe << 24 | hardware.bits & 0xff_ffff
   }
 
+  /// The first `length` bits (of 128), and zeros behind them.
+  package func prefix(_ length: Int) -> IPAddress {
+    IPAddress(
+      high: high & ~(length >= 64 ? 0 : UInt64.max >> UInt64(length)),
+      low: length >= 128 ? low : low & ~(length <= 64 ? UInt64.max : UInt64.max >> UInt64(length - 64)))
+  }
+
   /// How many leading bits are equal, of 128.
   package func commonPrefix(_ other: IPAddress) -> Int {
     let different = high ^ other.high

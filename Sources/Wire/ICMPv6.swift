@@ -99,7 +99,8 @@ package struct NDPOptions {
     case 3 where length == 32 && prefixCount < prefixes.count && base.byte(at: at + 2) <= 128:
       let flags = base.byte(at: at + 3)
       prefixes[prefixCount] = Prefix(
-        prefix: IPAddress(reading16: base, at: at + 16), length: Int(base.byte(at: at + 2)),
+        prefix: IPAddress(reading16: base, at: at + 16).prefix(Int(base.byte(at: at + 2))),
+        length: Int(base.byte(at: at + 2)),
         isOnLink: flags & 0x80 != 0, isAutonomous: flags & 0x40 != 0, validLifetime: base.bigEndian32(at: at + 4),
         preferredLifetime: base.bigEndian32(at: at + 8))
       prefixCount += 1
@@ -126,7 +127,8 @@ package struct NDPOptions {
     let bits = Int(base.byte(at: at + 2))
     guard bits <= 128, length >= 8 + (bits + 63) / 64 * 8 else { return }
     let prefix = IPAddress(
-      high: length >= 16 ? base.bigEndian64(at: at + 8) : 0, low: length >= 24 ? base.bigEndian64(at: at + 16) : 0)
+      high: length >= 16 ? base.bigEndian64(at: at + 8) : 0, low: length >= 24 ? base.bigEndian64(at: at + 16) : 0
+    ).prefix(bits)
     // Two bits: 01 high, 00 medium, 11 low; 10 must not be used (RFC 4191 §2.1).
     let preference = base.byte(at: at + 3) >> 3 & 3
     guard preference != 2 else { return }

@@ -101,15 +101,17 @@ package enum IPv6Extension {
     case problem(code: UInt8, pointer: Int)
   }
 
-  /// Follows the chain in `bytes`, which starts at the IPv6 header. `pastFragment` goes over a first fragment's header, as in a
-  /// packet that has been put together or is quoted.
+  /// Follows the chain in `bytes`, which starts at the IPv6 header. `pastFragment` goes over the header of a first fragment, as in a
+  /// packet that is quoted; behind a later one's there is nothing to read. A second one is one too many (RFC 8200 §4.1), as is any in
+  /// a packet that has been put together (`isWhole`).
   package static func walk(
-    _ bytes: UnsafeRawBufferPointer, isMulticast: Bool, pastFragment: Bool = false
+    _ bytes: UnsafeRawBufferPointer, isMulticast: Bool, pastFragment: Bool = false, isWhole: Bool = false
   ) -> Walk {
     guard let base = bytes.baseAddress, bytes.count >= IPv6Header.length else { return .truncated }
     var next = base.byte(at: 6)
     var pointer = 6
     var offset = IPv6Header.length
+    var mayPass = pastFragment
     while true {
       switch next {
       case hopByHop where offset != IPv6Header.length:
@@ -128,7 +130,11 @@ package enum IPv6Extension {
         offset += length
       case fragment:
         guard bytes.count >= offset + 8 else { return .truncated }
-        if !pastFragment { return .fragment(offset: offset, before: pointer) }
+        if isWhole || pastFragment && !mayPass { return .problem(code: 0, pointer: offset) }
+        if !mayPass || base.bigEndian16(at: offset + 2) & 0xfff8 != 0 {
+          return .fragment(offset: offset, before: pointer)
+        }
+        mayPass = false
         (pointer, next) = (offset, base.byte(at: offset))
         offset += 8
       case noNext:
