@@ -107,6 +107,8 @@ package struct NeighborTable: ~Copyable {
   /// 500…1500: the reachable time is this share of the base (RFC 4861 §6.3.2), so that hosts do not probe in step.
   private var reachablePermille: Int
   private var redrawAt: Instant
+  /// `nextDeadline` may have become earlier: whoever arms a timer for it clears this.
+  package var hasNewDeadline = false
   /// Entries there are, in whatever state.
   package private(set) var count = 0
 
@@ -404,7 +406,10 @@ package struct NeighborTable: ~Copyable {
     entry.pointee.state = state
     entry.pointee.deadline = deadline
     let has = entry.pointee.hasDeadline
-    if has { earliest = firstTimed == Self.none ? deadline : min(earliest, deadline) }
+    if has {
+      earliest = firstTimed == Self.none ? deadline : min(earliest, deadline)
+      hasNewDeadline = true
+    }
     guard had != has else { return }
     if has {
       entry.pointee.nextTimed = firstTimed

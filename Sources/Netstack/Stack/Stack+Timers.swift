@@ -49,6 +49,7 @@ extension Stack {
   // MARK: Neighbours
 
   mutating func rearmNeighborTimer() {
+    neighbors.hasNewDeadline = false
     if let deadline = neighbors.nextDeadline() {
       environment.pointee.wheel.schedule(neighborTimer, at: deadline)
     } else {

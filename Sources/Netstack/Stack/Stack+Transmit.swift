@@ -308,6 +308,8 @@ extension Stack {
       nextHop, packet: packet, now: env.pointee.now, settings: env.pointee.settings)
     switch verdict {
     case .resolved(let hardware):
+      // An old entry is put to the test by being used.
+      if neighbors.hasNewDeadline { rearmNeighborTimer() }
       transmitFrame(packet, to: hardware, etherType)
     case .queued(let sendRequest, let dropped):
       if let dropped { discard(dropped, .neighborQueueFull, .arp) }
