@@ -97,6 +97,8 @@ package struct Settings: Sendable {
   package var ipfragHighThreshold = 4_194_304
   /// net.ipv4.ipfrag_time, seconds
   package var ipfragTime = 30
+  /// net.ipv6.ip6frag_time, seconds
+  package var ip6fragTime = 60
   /// net.ipv4.ipfrag_max_dist
   package var ipfragMaxDistance = 64
   /// net.ipv4.icmp_echo_ignore_all, icmp_echo_ignore_broadcasts

@@ -15,15 +15,17 @@ package enum ICMPv6Messages {
     if header.destination.isMulticast || wasLinkBroadcast, !evenMulticast { return false }
     // To a source that is no single node.
     if header.source.isUnspecified || header.source.isMulticast { return false }
-    guard
-      case .transport(let proto, let offset, _) = IPv6Extension.walk(
-        bytes, isMulticast: header.destination.isMulticast, pastFragment: true)
-    else { return true }
-    guard proto == IPProtocol.icmpv6 else { return true }
-    // About an error or a redirect; nor where it cannot be told.
-    guard bytes.count > offset else { return false }
-    let type = bytes[offset]
-    return !ICMPv6.isError(type) && type != ICMPv6.redirect
+    switch IPv6Extension.walk(bytes, isMulticast: header.destination.isMulticast, pastFragment: true) {
+    case .transport(let proto, let offset, _) where proto == IPProtocol.icmpv6:
+      // About an error or a redirect; nor where it cannot be told.
+      guard bytes.count > offset else { return false }
+      let type = bytes[offset]
+      return !ICMPv6.isError(type) && type != ICMPv6.redirect
+    case .fragment(let offset, _):
+      // A later fragment of what may be an error.
+      return bytes[offset] != IPProtocol.icmpv6
+    default: return true
+    }
   }
 
   /// An error about `packet`, whose data starts at its IP header: the ICMP message alone, its checksum still to be made, with

@@ -18,6 +18,8 @@ package struct IPPacketInfo {
   package var isOurs: Bool
   /// The frame was for more hosts than us.
   package var wasLinkBroadcast: Bool
+  /// IPv6: it came with a fragment header.
+  package var wasFragmented = false
 
   @inline(__always)
   package init(_ header: IPv4Header, isOurs: Bool, wasLinkBroadcast: Bool) {

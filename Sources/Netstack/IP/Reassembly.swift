@@ -151,7 +151,7 @@ package struct Reassembly: ~Copyable {
     let sourceCount = countSource(place.source)
     let bucket = bucket(place.source, place.destination, place.identification, place.proto)
     var index = find(place, bucket)
-    if index != Self.none, tooFar(index, sourceCount, settings.ipfragMaxDistance) {
+    if index != Self.none, !place.isIPv6, tooFar(index, sourceCount, settings.ipfragMaxDistance) {
       // So many others came in between that the identification may be in use again (RFC 4963).
       discard(index, &pool)
       index = Self.none
@@ -162,7 +162,8 @@ package struct Reassembly: ~Copyable {
       return .dropped(.fragmentMemory)
     }
     if index == Self.none {
-      index = create(place, bucket, sourceCount, deadline: now + .seconds(settings.ipfragTime))
+      let time = place.isIPv6 ? settings.ip6fragTime : settings.ipfragTime
+      index = create(place, bucket, sourceCount, deadline: now + .seconds(time))
       guard index != Self.none else {
         pool.release(packet)
         return .dropped(.fragmentMemory)
@@ -269,7 +270,10 @@ package struct Reassembly: ~Copyable {
     let isIPv6 = !datagram.pointee.destination.isIPv4
     let headerLength = datagram.pointee.headerLength - (isIPv6 ? IPv6Fragment.length : 0)
     let length = datagram.pointee.length
-    guard headerLength + length <= 65535 + (isIPv6 ? IPv6Header.length : 0) else {
+    // IPv6's extension headers may be longer than anybody needs: transport headers must fit behind them.
+    guard headerLength + length <= 65535 + (isIPv6 ? IPv6Header.length : 0),
+      headerLength + min(length, Self.linearPayload) <= whole.tailroom
+    else {
       pool.release(whole)
       return nil
     }
@@ -405,7 +409,7 @@ package struct Reassembly: ~Copyable {
     else { return Self.none }
     let index = handle.index
     buckets[bucket] = index
-    // By deadline: at the new end, unless `ipfrag_time` has been lowered since.
+    // By deadline: at the new end, unless it is IPv4's time after IPv6's.
     var before = newest
     while before != Self.none, datagrams.pointer(at: before).pointee.deadline > deadline {
       before = datagrams.pointer(at: before).pointee.older

@@ -18,6 +18,8 @@ package struct Route: Sendable {
   package var source: IPAddress
   /// Largest IP packet, bytes.
   package var mtu: Int
+  /// A router said so: gives way to what is configured.
+  package var isAdvertised = false
 
   package init(
     _ kind: Kind = .unicast, prefix: IPAddress, prefixLength: Int, gateway: IPAddress?, source: IPAddress, mtu: Int
@@ -89,11 +91,13 @@ package struct RouteTable: ~Copyable {
 
   // MARK: Routes
 
-  /// Adds a route, or replaces the one for the same prefix; false where the table is full or the prefix makes no sense.
+  /// Adds a route, or replaces the one for the same prefix; false where the table is full, the prefix makes no sense, or an advertised
+  /// route would replace another.
   @discardableResult
   package mutating func add(_ route: Route) -> Bool {
     guard let entry = Self.entry(route) else { return false }
-    remove(prefix: route.prefix, prefixLength: route.prefixLength)
+    remove(prefix: route.prefix, prefixLength: route.prefixLength, onlyAdvertised: route.isAdvertised)
+    if route.isAdvertised, find(route.prefix, entry.length) != nil { return false }
     guard count < Self.maximumRoutes else { return false }
     var at = 0
     while at < count, entries[at].length > entry.length { at += 1 }
@@ -120,24 +124,25 @@ package struct RouteTable: ~Copyable {
   }
 
   /// Removes the route for exactly this prefix, if there is one.
-  package mutating func remove(prefix: IPAddress, prefixLength: Int) {
-    guard let length = Self.length(prefix, prefixLength) else { return }
-    var at = 0
-    while at < count {
-      let entry = entries[at]
-      if entry.length == length, Self.matches(entry, prefix) {
-        (entries + at).moveInitialize(from: entries + at + 1, count: count - at - 1)
-        count -= 1
-        changed()
-        return
-      }
-      at += 1
-    }
+  package mutating func remove(prefix: IPAddress, prefixLength: Int, onlyAdvertised: Bool = false) {
+    guard let length = Self.length(prefix, prefixLength), let at = find(prefix, length),
+      entries[at].route.isAdvertised || !onlyAdvertised
+    else { return }
+    (entries + at).moveInitialize(from: entries + at + 1, count: count - at - 1)
+    count -= 1
+    changed()
+  }
+
+  private func find(_ prefix: IPAddress, _ length: Int) -> Int? {
+    for i in 0..<count where entries[i].length == length && Self.matches(entries[i], prefix) { return i }
+    return nil
   }
 
   /// The link takes IPv6 packets of `mtu` bytes at most, as a router says.
   package mutating func limitIPv6(mtu: Int) {
-    for i in 0..<count where !entries[i].route.prefix.isIPv4 { entries[i].route.mtu = mtu }
+    for i in 0..<count where !entries[i].route.prefix.isIPv4 && entries[i].route.kind != .local {
+      entries[i].route.mtu = mtu
+    }
     generation &+= 1
   }
 
@@ -217,7 +222,9 @@ package struct RouteTable: ~Copyable {
   package mutating func fragmentationNeeded(
     _ destination: IPAddress, reported: Int, packetLength: Int, now: Instant, settings: borrowing Settings
   ) -> Int? {
-    guard !settings.ipNoPmtuDiscovery, let current = lookup(destination, now: now) else { return nil }
+    guard !(settings.ipNoPmtuDiscovery && destination.isIPv4), let current = lookup(destination, now: now) else {
+      return nil
+    }
     var mtu = reported
     // RFC 8201 §4: a smaller one is answered with packets of 1280 bytes; there are no others.
     if !destination.isIPv4 {

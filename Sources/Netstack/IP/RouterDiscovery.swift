@@ -72,6 +72,11 @@ package struct RouterDiscovery: Sendable {
     return best
   }
 
+  func knows(_ router: IPAddress) -> Bool {
+    for i in routers.indices where routers[i]?.address == router { return true }
+    return false
+  }
+
   // MARK: Prefixes and routes
 
   /// True where it is now to be in the route table.

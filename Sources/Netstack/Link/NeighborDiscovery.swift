@@ -15,6 +15,8 @@ package enum NeighborDiscoveryVerdict: Equatable {
   case answer(toAll: Bool, learn: MACAddress?)
   /// News about the address that is the message's target.
   case learn(MACAddress, NeighborEvidence)
+  /// The target has answered us; where it is has not changed.
+  case confirm
   /// Somebody else has, or is about to take, an address that we have (RFC 4862 §5.4).
   case conflict
 }
@@ -42,8 +44,8 @@ package enum NeighborDiscovery {
     }
     if message.isSolicited, destination.isMulticast { return .malformed }
     if isOurs { return .conflict }
-    // Without an address it only says that the neighbour is there: nothing that we would not learn otherwise.
-    guard let hardware = message.hardware else { return .ignore }
+    // An answer to a question that was sent to the neighbour alone may leave the address out (RFC 4861 §7.2.4); Linux does.
+    guard let hardware = message.hardware else { return message.isSolicited ? .confirm : .ignore }
     return .learn(hardware, .advertisement(solicited: message.isSolicited, overrides: message.overrides))
   }
 }

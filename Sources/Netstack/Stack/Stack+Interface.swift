@@ -195,7 +195,8 @@ extension Stack {
 
   /// RFC 4429 §3.3: while its address is optimistic a node leaves it to the router to find neighbours that it does not know.
   func detour(_ nextHop: IPAddress) -> IPAddress {
-    guard !nextHop.isIPv4, isDetecting, neighbors.lookup(nextHop) == nil, let router = routers.best,
+    guard !nextHop.isIPv4, !nextHop.isMulticast, isDetecting, neighbors.lookup(nextHop) == nil,
+      let router = routers.best,
       neighbors.lookup(router.address) != nil
     else { return nextHop }
     return router.address
@@ -208,13 +209,16 @@ extension Stack {
     let env = environment
     defer { env.pointee.pool.release(packet) }
     // A router would have lowered it: the sender is on this link (RFC 4861 §7.1).
-    guard ip.timeToLive == 255, icmp.code == 0 else { return env.pointee.noteDrop(.ndpMalformed, .arp) }
+    // Fragments would let it past filters on the link (RFC 6980 §5).
+    guard ip.timeToLive == 255, icmp.code == 0, !ip.wasFragmented else {
+      return env.pointee.noteDrop(.ndpMalformed, .arp)
+    }
     if steering.isShared, !overheard { handOverCopyToAll(packet, ip) }
     switch icmp.type {
     case ICMPv6.neighborSolicitation, ICMPv6.neighborAdvertisement:
       receiveNeighborMessage(packet, ip, overheard: overheard)
     case ICMPv6.routerAdvertisement:
-      receiveRouterAdvertisement(packet, ip)
+      receiveRouterAdvertisement(packet, ip, overheard: overheard)
     default:
       receiveRedirect(packet, ip)
     }
@@ -238,7 +242,12 @@ extension Stack {
     switch verdict {
     case .ignore: break
     case .malformed: env.pointee.noteDrop(.ndpMalformed, .arp)
-    case .learn(let hardware, let evidence): learn(message.target, hardware, evidence)
+    case .learn(let hardware, let evidence):
+      learn(message.target, hardware, evidence)
+      forgetUnlessRouter(message)
+    case .confirm:
+      neighbors.confirm(message.target, now: env.pointee.now)
+      forgetUnlessRouter(message)
     case .conflict:
       // An advertisement by somebody for what is ours for good is an attack or a mistake: as Linux, keep it.
       if isOptimistic { isDuplicate(message.target) }
@@ -253,16 +262,23 @@ extension Stack {
     }
   }
 
+  /// A router that says that it is none any more (RFC 4861 §7.2.5).
+  private mutating func forgetUnlessRouter(_ advertisement: NeighborMessage) {
+    guard !advertisement.isRouter, routers.knows(advertisement.target) else { return }
+    routers.note(advertisement.target, preference: 0, lifetime: 0, now: environment.pointee.now)
+    installDefaultRoute()
+  }
+
   // MARK: Router advertisements
 
-  private mutating func receiveRouterAdvertisement(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
+  private mutating func receiveRouterAdvertisement(_ packet: PacketBuffer, _ ip: IPPacketInfo, overheard: Bool) {
     let env = environment
     guard ip.source.isLinkLocal, let router = RouterAdvertisement(packet.readable) else {
       return env.pointee.noteDrop(.ndpMalformed, .arp)
     }
-    env.pointee.statistics.count(.ndpInRouterAdvertisements)
     guard isIPv6On else { return }
-    if env.pointee.trace.allows(.arp, .info) {
+    if !overheard { env.pointee.statistics.count(.ndpInRouterAdvertisements) }
+    if !overheard, env.pointee.trace.allows(.arp, .info) {
       var event = TraceEvent(env.pointee.now, .arp, .info, .routerAdvertised)
       event.tuple.remote = Endpoint(ip.source, 0)
       event.a = Int64(router.lifetime)
@@ -309,20 +325,24 @@ extension Stack {
     // Whoever named a gateway wants that one.
     guard configuredGateway6 == nil else { return }
     if let best = routers.best {
-      setGateway(best.address, source: .anyIPv6)
+      var route = Route(
+        prefix: .anyIPv6, prefixLength: 0, gateway: best.address, source: .anyIPv6, mtu: linkMTU(.anyIPv6))
+      route.isAdvertised = true
+      routes.add(route)
     } else {
-      routes.remove(prefix: .anyIPv6, prefixLength: 0)
+      routes.remove(prefix: .anyIPv6, prefixLength: 0, onlyAdvertised: true)
     }
   }
 
   private mutating func learnRoute(_ route: RouterDiscovery.LearnedRoute) {
     if routers.note(route, now: environment.pointee.now) {
-      routes.add(
-        Route(
-          prefix: route.prefix, prefixLength: route.length, gateway: route.gateway, source: .anyIPv6,
-          mtu: linkMTU(route.prefix)))
+      var entry = Route(
+        prefix: route.prefix, prefixLength: route.length, gateway: route.gateway, source: .anyIPv6,
+        mtu: linkMTU(route.prefix))
+      entry.isAdvertised = true
+      routes.add(entry)
     } else if route.until <= environment.pointee.now {
-      routes.remove(prefix: route.prefix, prefixLength: route.length)
+      routes.remove(prefix: route.prefix, prefixLength: route.length, onlyAdvertised: true)
     }
   }
 
@@ -416,7 +436,8 @@ extension Stack {
     while let expired = routers.nextExpired(now: now) {
       switch expired {
       case .router: installDefaultRoute()
-      case .route(let route): routes.remove(prefix: route.prefix, prefixLength: route.length)
+      case .route(let route):
+        routes.remove(prefix: route.prefix, prefixLength: route.length, onlyAdvertised: true)
       case .server: break
       }
     }

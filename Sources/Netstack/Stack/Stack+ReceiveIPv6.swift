@@ -7,7 +7,7 @@ extension Stack {
   /// `overheard`: another stack with our addresses has dealt with it; we only learn from it.
   mutating func receiveIPv6(_ packet: PacketBuffer, wasLinkBroadcast: Bool, overheard: Bool) {
     let env = environment
-    env.pointee.statistics.count(.ip6InReceives)
+    if !overheard { env.pointee.statistics.count(.ip6InReceives) }
     let length = packet.count
     let (parsed, invalid) = IPv6Header.parse(packet.readable, length: length)
     guard let header = parsed else {
@@ -24,8 +24,7 @@ extension Stack {
     else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
     let isOurs = owns(header.destination)
     guard isOurs || listens(to: header.destination) else { return env.pointee.drop(packet, .ipNotForUs, .ip) }
-    follow(
-      packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, pastFragment: false, overheard: overheard)
+    follow(packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, .none, overheard: overheard)
   }
 
   /// Whether we are in a multicast group: all nodes, and the one of each of our addresses.
@@ -34,22 +33,28 @@ extension Stack {
     return group == .allNodes || group == IPAddress(high: 0xff01 << 48, low: 1) || addresses.solicited(by: group)
   }
 
+  /// What has been seen of a packet's fragment header.
+  private enum Fragmented { case none, atomic, whole }
+
   private mutating func follow(
-    _ packet: PacketBuffer, _ header: IPv6Header, isOurs: Bool, wasLinkBroadcast: Bool, pastFragment: Bool,
+    _ packet: PacketBuffer, _ header: IPv6Header, isOurs: Bool, wasLinkBroadcast: Bool, _ fragmented: Fragmented,
     overheard: Bool
   ) {
     let env = environment
-    switch IPv6Extension.walk(packet.readable, isMulticast: !isOurs, pastFragment: pastFragment) {
+    let found = IPv6Extension.walk(
+      packet.readable, isMulticast: !isOurs, pastFragment: fragmented == .atomic, isWhole: fragmented == .whole)
+    switch found {
     case .transport(let proto, let offset, let pointer):
-      let ip = IPPacketInfo(
+      var ip = IPPacketInfo(
         header, proto: proto, headerLength: offset, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast)
+      ip.wasFragmented = fragmented != .none
       deliverIPv6(packet, ip, pointer: pointer, overheard: overheard)
     case .fragment(let offset, let before):
       let fragment = IPv6Fragment(packet.readable.baseAddress.unsafelyUnwrapped, at: offset)
       if fragment.offset == 0, !fragment.moreFollow {
         // No fragment at all (RFC 6946 §4): nothing waits, nothing can overlap.
         return follow(
-          packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, pastFragment: true, overheard: overheard)
+          packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, .atomic, overheard: overheard)
       }
       receiveFragmentIPv6(packet, header, fragment, offset, before, isOurs, wasLinkBroadcast)
     case .nothing:
@@ -88,9 +93,7 @@ extension Stack {
       reportErrorIPv6(ICMPv6.parameterProblem, 0, rest: UInt32(offset + 2), about: packet)
       return env.pointee.drop(packet, .fragmentTooLong, .ip)
     }
-    if fragment.offset == 0,
-      IPv6Extension.walk(packet.readable, isMulticast: !isOurs, pastFragment: true) == .truncated
-    {
+    if fragment.offset == 0, isHeaderChainCut(packet.readable, isMulticast: !isOurs) {
       // RFC 7112 §5
       reportErrorIPv6(ICMPv6.parameterProblem, 3, rest: 0, about: packet)
       return env.pointee.drop(packet, .ipTruncated, .ip)
@@ -108,8 +111,7 @@ extension Stack {
       traceReassembled(whole)
       let (parsed, _) = IPv6Header.parse(whole.readable, length: whole.count)
       if let header = parsed {
-        follow(
-          whole, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, pastFragment: true, overheard: false)
+        follow(whole, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, .whole, overheard: false)
       } else {
         env.pointee.drop(whole, .ipTotalLength, .ip)
       }
@@ -117,10 +119,27 @@ extension Stack {
     rearmReassemblyTimer()
   }
 
+  /// Whether a first fragment ends before the transport header does (Linux's ipv6frag_thdr_truncated).
+  private func isHeaderChainCut(_ bytes: UnsafeRawBufferPointer, isMulticast: Bool) -> Bool {
+    switch IPv6Extension.walk(bytes, isMulticast: isMulticast, pastFragment: true) {
+    case .truncated: return true
+    case .transport(let proto, let offset, _):
+      let needed =
+        switch proto {
+        case IPProtocol.tcp: TCPHeader.minimumLength
+        case IPProtocol.udp: UDPHeader.length
+        case IPProtocol.icmpv6: ICMPv4Header.length
+        default: 1
+        }
+      return bytes.count < offset + needed
+    default: return false
+    }
+  }
+
   /// `packet` starts at the IP header. `pointer`: where the number of the transport's protocol stands.
   private mutating func deliverIPv6(_ packet: PacketBuffer, _ ip: IPPacketInfo, pointer: Int, overheard: Bool) {
     let env = environment
-    env.pointee.statistics.count(.ip6InDelivers)
+    if !overheard { env.pointee.statistics.count(.ip6InDelivers) }
     switch ip.proto {
     case IPProtocol.icmpv6:
       receiveICMPv6(packet, ip, overheard: overheard)
@@ -143,7 +162,7 @@ extension Stack {
 
   private mutating func receiveICMPv6(_ packet: PacketBuffer, _ ip: IPPacketInfo, overheard: Bool) {
     let env = environment
-    env.pointee.statistics.count(.icmp6InMsgs)
+    if !overheard { env.pointee.statistics.count(.icmp6InMsgs) }
     packet.pull(ip.headerLength)
     // The two families' messages begin alike.
     guard let icmp = ICMPv4Header(packet.readable) else {

@@ -104,6 +104,7 @@ extension Stack {
   package mutating func open(like: StreamLikeness, cookie: UInt32, now: Instant) throws(SocketError) -> SocketHandle {
     environment.pointee.now = now
     guard let tcb = makeTCB(cookie: cookie, isOpen: true) else { throw .outOfMemory }
+    tcb.pointee.setFamily(isIPv6: like.isIPv6)
     tcb.pointee.options = like.options
     tcb.pointee.congestion.use(like.options.congestion)
     tcb.pointee.receiveSpace = like.receiveSpace
@@ -116,7 +117,8 @@ extension Stack {
   package func likeness(of socket: SocketHandle) throws(SocketError) -> StreamLikeness {
     let tcb = try stream(socket)
     return StreamLikeness(
-      options: tcb.pointee.options, receiveSpace: tcb.pointee.receiveSpace, windowShift: tcb.pointee.rcv.shift,
+      isIPv6: tcb.pointee.isIPv6, options: tcb.pointee.options, receiveSpace: tcb.pointee.receiveSpace,
+      windowShift: tcb.pointee.rcv.shift,
       interactive: tcb.pointee.interactive, advertisedSegment: tcb.pointee.advertisedSegment)
   }
 
@@ -161,6 +163,7 @@ extension Stack {
 
 /// What a program has chosen for a stream socket.
 package struct StreamLikeness {
+  let isIPv6: Bool
   let options: StreamOptions
   let receiveSpace: Int
   let windowShift: UInt8
