@@ -280,60 +280,9 @@ struct DualStackTests {
 
 @Suite("Several stacks with the same IPv6 addresses")
 struct IPv6SteeringTests {
-  /// As the queues of one device.
-  private final class Machine {
-    let queues: [IPv6Bench]
-    init(count: Int = 2, static hasStatic: Bool = true) {
-      queues = (0..<count).map { index in
-        IPv6Bench(static: hasStatic) {
-          $0.stackCount = count
-          $0.stackIndex = index
-        }
-      }
-    }
-
-    func receive(_ frame: [UInt8], at queue: Int) {
-      queues[queue].receive(frame)
-      deliverStrays(of: queue)
-    }
-
-    func deliverStrays(of queue: Int) {
-      var strays = queues[queue].stack.takeStrays()
-      var next = strays.first
-      while let packet = next {
-        next = packet.next
-        let owner = Int(packet.storage.pointee.steeredTo)
-        for other in queues.indices where other != queue && (owner == other || owner == Stack.everyOther) {
-          queues[other].stack.receiveStray(packet, now: queues[other].now)
-          queues[other].stack.finishBatch(now: queues[other].now)
-          deliverStrays(of: other)
-        }
-      }
-      queues[queue].stack.release(&strays)
-    }
-
-    func total(_ counter: Counter) -> UInt64 { queues.reduce(0) { $0 + $1.stack.statistics[counter] } }
-
-    /// A peer's port whose connections to `port` belong to `queue`.
-    func peerPort(for port: UInt16, _ queue: Int) -> UInt16 {
-      var candidate: UInt16 = 1000
-      while queues[0].stack.steering.owner(
-        of: FourTuple(local: Endpoint(IPv6Bench.ours, port), remote: Endpoint(IPv6Bench.peer, candidate))) != queue
-      { candidate += 1 }
-      return candidate
-    }
-
-    func expectNothingLeft() {
-      for queue in queues {
-        let left = queue.leaks()
-        #expect(left.packets == 0 && left.sockets == 0)
-      }
-    }
-  }
-
   @Test("RFC 4861 §7.2.4: one of them answers a question, all learn who asked, and it is counted once")
   func solicitation() {
-    let machine = Machine()
+    let machine = IPv6Machine()
     let bench = machine.queues[1]
     let before = (machine.total(.ip6InReceives), machine.total(.icmp6InMsgs))
     let message = NeighborMessage(solicitationFor: Bench.ours, from: bench.peerMAC)
@@ -347,7 +296,7 @@ struct IPv6SteeringTests {
 
   @Test("RFC 4862 §5.5.3: all get the address that a router's prefix makes, one of them asks whether it is free")
   func advertisement() throws {
-    let machine = Machine(count: 3, static: false)
+    let machine = IPv6Machine(count: 3, static: false)
     let address = six("2001:db8:1::ff:fe00:1")
     let bench = machine.queues[2]
     bench.advertisement(bench.routerOption + Bench.prefixOption("2001:db8:1::"))
@@ -367,7 +316,7 @@ struct IPv6SteeringTests {
 
   @Test("A segment for another of them, with extension headers and in an atomic fragment, is brought to its owner")
   func segments() throws {
-    let machine = Machine()
+    let machine = IPv6Machine()
     let listeners = try machine.queues.map { queue in
       let socket = try queue.stack.open(.stream, isIPv6: true, cookie: 1, now: queue.now)
       try queue.stack.bind(socket, to: Endpoint(.anyIPv6, 80), now: queue.now)
@@ -403,7 +352,7 @@ struct IPv6SteeringTests {
 
   @Test("RFC 4443 §3: an error finds the connection that it is about; an echo is answered where it comes in")
   func errors() throws {
-    let machine = Machine()
+    let machine = IPv6Machine()
     for queue in machine.queues {
       queue.introducePeer()
       var strays = queue.stack.takeStrays()
@@ -425,7 +374,7 @@ struct IPv6SteeringTests {
 
   @Test("A record for another stack is of the same family")
   func likeness() throws {
-    let machine = Machine()
+    let machine = IPv6Machine()
     let (first, second) = (machine.queues[0], machine.queues[1])
     for isIPv6 in [true, false] {
       let socket = try first.stack.open(.stream, isIPv6: isIPv6, cookie: 1, now: first.now)

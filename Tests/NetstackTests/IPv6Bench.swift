@@ -408,3 +408,54 @@ final class IPv6Bench {
     return stack.leakReport()
   }
 }
+
+/// Several stacks with the same addresses, as the queues of one device. Strays are brought over as the shell does it.
+final class IPv6Machine {
+  let queues: [IPv6Bench]
+  init(count: Int = 2, static hasStatic: Bool = true) {
+    queues = (0..<count).map { index in
+      IPv6Bench(static: hasStatic) {
+        $0.stackCount = count
+        $0.stackIndex = index
+      }
+    }
+  }
+
+  func receive(_ frame: [UInt8], at queue: Int) {
+    queues[queue].receive(frame)
+    deliverStrays(of: queue)
+  }
+
+  func deliverStrays(of queue: Int) {
+    var strays = queues[queue].stack.takeStrays()
+    var next = strays.first
+    while let packet = next {
+      next = packet.next
+      let owner = Int(packet.storage.pointee.steeredTo)
+      for other in queues.indices where other != queue && (owner == other || owner == Stack.everyOther) {
+        queues[other].stack.receiveStray(packet, now: queues[other].now)
+        queues[other].stack.finishBatch(now: queues[other].now)
+        deliverStrays(of: other)
+      }
+    }
+    queues[queue].stack.release(&strays)
+  }
+
+  func total(_ counter: Counter) -> UInt64 { queues.reduce(0) { $0 + $1.stack.statistics[counter] } }
+
+  /// A peer's port whose connections to `port` belong to `queue`.
+  func peerPort(for port: UInt16, _ queue: Int) -> UInt16 {
+    var candidate: UInt16 = 1000
+    while queues[0].stack.steering.owner(
+      of: FourTuple(local: Endpoint(IPv6Bench.ours, port), remote: Endpoint(IPv6Bench.peer, candidate))) != queue
+    { candidate += 1 }
+    return candidate
+  }
+
+  func expectNothingLeft() {
+    for queue in queues {
+      let left = queue.leaks()
+      #expect(left.packets == 0 && left.sockets == 0)
+    }
+  }
+}
