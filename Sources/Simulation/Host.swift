@@ -229,8 +229,9 @@ package final class Host {
       frame.isVerified = true
       frame.segmentSize = storage.segmentSize
       put(frame)
-    } else if storage.segmentationType == .tcpv4 {
-      for segment in Offload.segment(bytes, transport: start, size: Int(storage.segmentSize)) {
+    } else if storage.segmentationType == .tcpv4 || storage.segmentationType == .tcpv6 {
+      let isIPv6 = storage.segmentationType == .tcpv6
+      for segment in Offload.segment(bytes, transport: start, size: Int(storage.segmentSize), isIPv6: isIPv6) {
         put(Frame(bytes: segment))
       }
     } else {
@@ -272,9 +273,9 @@ enum Offload {
     bytes[start + offset + 1] = UInt8(complement & 0xff)
   }
 
-  /// Cuts a TCP super-frame over IPv4 into segments of `size` payload bytes (as Linux's tcp_gso_segment).
-  static func segment(_ bytes: [UInt8], transport: Int, size: Int) -> [[UInt8]] {
-    let ip = transport - 20
+  /// Cuts a TCP super-frame into segments of `size` payload bytes (as Linux's tcp_gso_segment).
+  static func segment(_ bytes: [UInt8], transport: Int, size: Int, isIPv6: Bool) -> [[UInt8]] {
+    let ip = transport - (isIPv6 ? 40 : 20)
     let headers = transport + Int(bytes[transport + 12] >> 4) * 4
     let payload = bytes.count - headers
     let firstSequence =
@@ -287,17 +288,22 @@ enum Offload {
       let length = min(size, payload - offset)
       var segment = Array(bytes[..<headers]) + bytes[(headers + offset)..<(headers + offset + length)]
       let total = segment.count - ip
-      store16(UInt16(total), in: &segment, at: ip + 2)
-      store16(firstIdentification &+ UInt16(segments.count), in: &segment, at: ip + 4)
+      if isIPv6 {
+        store16(UInt16(total - 40), in: &segment, at: ip + 4)
+      } else {
+        store16(UInt16(total), in: &segment, at: ip + 2)
+        store16(firstIdentification &+ UInt16(segments.count), in: &segment, at: ip + 4)
+        store16(0, in: &segment, at: ip + 10)
+        store16(~fold(sum(segment[ip..<transport])), in: &segment, at: ip + 10)
+      }
       let sequence = firstSequence &+ UInt32(offset)
       store16(UInt16(sequence >> 16), in: &segment, at: transport + 4)
       store16(UInt16(sequence & 0xffff), in: &segment, at: transport + 6)
       // FIN and PSH belong to the last, CWR to the first.
       if offset + length < payload { segment[transport + 13] &= ~0x09 }
       if offset > 0 { segment[transport + 13] &= ~0x80 }
-      store16(0, in: &segment, at: ip + 10)
-      store16(~fold(sum(segment[ip..<transport])), in: &segment, at: ip + 10)
-      let pseudo = sum(segment[(ip + 12)..<(ip + 20)]) + 6 + total - 20
+      let addresses = isIPv6 ? segment[(ip + 8)..<(ip + 40)] : segment[(ip + 12)..<(ip + 20)]
+      let pseudo = sum(addresses) + 6 + segment.count - transport
       store16(0, in: &segment, at: transport + 16)
       store16(~fold(pseudo + sum(segment[transport...])), in: &segment, at: transport + 16)
       segments.append(segment)

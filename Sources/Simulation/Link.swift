@@ -160,11 +160,18 @@ package struct Link {
     return chance(conditions.loss) || inBurst
   }
 
-  /// Changes one byte of an IP packet: what one's complement sums are sure to find. ARP has no checksum, so it is spared.
+  /// Changes one byte of an IP packet: what one's complement sums are sure to find. ARP and IPv6's header have no checksum, so they
+  /// are spared; so is what IPv6 sends to groups, as hosts that are not in them never look at the checksum.
   private mutating func corrupt(_ frame: inout Frame) {
     guard !frame.isVerified, frame.bytes.count > headerLength + 20 else { return }
-    if headerLength > 0, frame.bytes[12] != 0x08 || frame.bytes[13] != 0x00 { return }
-    let at = headerLength + random.below(frame.bytes.count - headerLength)
+    var covered = headerLength
+    if frame.bytes[headerLength] >> 4 == 6 {
+      covered += 40
+      if frame.bytes.count <= covered || frame.bytes[headerLength + 24] == 0xff { return }
+    } else if headerLength > 0, frame.bytes[12] != 0x08 || frame.bytes[13] != 0x00 {
+      return
+    }
+    let at = covered + random.below(frame.bytes.count - covered)
     frame.bytes[at] ^= UInt8(1 + random.below(255))
     frame.isCorrupted = true
   }

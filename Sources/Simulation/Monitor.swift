@@ -6,8 +6,8 @@ import Wire
 
 package final class Monitor: Observer {
   private struct Direction: Hashable {
-    var source: UInt32
-    var destination: UInt32
+    var source: IPAddress
+    var destination: IPAddress
     var sourcePort: UInt16
     var destinationPort: UInt16
     var reversed: Direction {
@@ -85,8 +85,8 @@ package final class Monitor: Observer {
 
   private func direction(_ segment: WireSegment) -> Direction {
     Direction(
-      source: segment.ip.source.bits, destination: segment.ip.destination.bits,
-      sourcePort: segment.tcp.sourcePort, destinationPort: segment.tcp.destinationPort)
+      source: segment.source, destination: segment.destination, sourcePort: segment.tcp.sourcePort,
+      destinationPort: segment.tcp.destinationPort)
   }
 
   // MARK: What leaves a host
@@ -223,7 +223,7 @@ package final class Monitor: Observer {
   package func received(_ frame: Frame, by host: Host) {
     trace.note(frame, host, sent: false)
     guard !frame.isCorrupted, let segment = WireSegment(frame.bytes, linkHeader: linkHeader),
-      segment.ip.destination == host.address
+      host.stack.addresses.contains(segment.destination)
     else { return }
     let key = direction(segment)
     guard !segment.tcp.flags.contains(.rst), var half = halves[key] else { return }

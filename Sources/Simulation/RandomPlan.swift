@@ -30,7 +30,17 @@ extension Plan {
     plan.simultaneousOpen = draw.chance(0.07)
     plan.bytes = (draw.size(plan, plan.links.out, scale), draw.size(plan, plan.links.back, scale))
     if draw.chance(0.25) { plan.queues = (1 + draw.below(3), 1 + draw.below(3)) }
+    // A quarter of all. Links too narrow for it are IPv4's alone (RFC 8200 §5).
+    if draw.chance(0.35), mtu >= 1280 { plan.useIPv6() }
     return plan
+  }
+}
+
+extension Plan {
+  package mutating func useIPv6() {
+    isIPv6 = true
+    capabilities.client.tcpSegmentation6 = capabilities.client.tcpSegmentation4
+    capabilities.server.tcpSegmentation6 = capabilities.server.tcpSegmentation4
   }
 }
 

@@ -63,10 +63,13 @@ package final class StreamProgram: Program {
   package func connect(from host: Host, to remote: Endpoint, localPort: UInt16? = nil) {
     do throws(SocketError) {
       cookie = host.register(self)
-      let socket = try host.stack.open(.stream, cookie: cookie, now: host.now)
+      let isIPv6 = !remote.address.isIPv4
+      let socket = try host.stack.open(.stream, isIPv6: isIPv6, cookie: cookie, now: host.now)
       self.socket = socket
       for (option, value) in behaviour.options { try host.stack.setOption(socket, option, value, now: host.now) }
-      if let localPort { try host.stack.bind(socket, to: Endpoint(.anyIPv4, localPort), now: host.now) }
+      if let localPort {
+        try host.stack.bind(socket, to: Endpoint(isIPv6 ? .anyIPv6 : .anyIPv4, localPort), now: host.now)
+      }
       do throws(SocketError) {
         try host.stack.connect(socket, to: remote, now: host.now)
       } catch {
@@ -216,13 +219,13 @@ package final class ListenerProgram: Program {
     self.make = make
   }
 
-  package func listen(on host: Host, port: UInt16) {
+  package func listen(on host: Host, port: UInt16, isIPv6: Bool = false) {
     do throws(SocketError) {
       cookie = host.register(self)
-      let socket = try host.stack.open(.stream, cookie: cookie, now: host.now)
+      let socket = try host.stack.open(.stream, isIPv6: isIPv6, cookie: cookie, now: host.now)
       self.socket = socket
       for (option, value) in options { try host.stack.setOption(socket, option, value, now: host.now) }
-      try host.stack.bind(socket, to: Endpoint(.anyIPv4, port), now: host.now)
+      try host.stack.bind(socket, to: Endpoint(isIPv6 ? .anyIPv6 : .anyIPv4, port), now: host.now)
       try host.stack.listen(socket, backlog: backlog, now: host.now)
     } catch {
       host.world.fail("cannot listen: \(error)")

@@ -65,7 +65,7 @@ extension Plan {
   package var description: String {
     """
     seed \(seed): \(bytes.out) bytes out, \(bytes.back) back, \(connections) connections\
-    \(simultaneousOpen ? ", opened from both sides" : ""), \(ethernet ? "Ethernet" : "layer 3"), MTU \(capabilities.client.mtu)
+    \(simultaneousOpen ? ", opened from both sides" : ""), \(isIPv6 ? "IPv6" : "IPv4") over \(ethernet ? "Ethernet" : "layer 3"), MTU \(capabilities.client.mtu)
       out   \(links.out)
       back  \(links.back)
       A     \(behaviours.client), offload \(capabilities.client.checksumOffload)/\(capabilities.client.tcpSegmentation4), \(devices.client)

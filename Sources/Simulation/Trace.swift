@@ -16,12 +16,18 @@ package final class Trace {
     var event: TraceEvent?
   }
 
+  private struct Direction: Hashable {
+    var source: IPAddress
+    var sourcePort: UInt16
+    var destinationPort: UInt16
+  }
+
   private let linkHeader: Int
   private let capacity: Int
   private var records: [Record] = []
   private var first = 0
   /// ISS of each direction, to print sequence numbers from zero.
-  private var initial: [UInt64: UInt32] = [:]
+  private var initial: [Direction: UInt32] = [:]
   private var start: Instant?
 
   package init(linkHeader: Int, capacity: Int) {
@@ -56,13 +62,14 @@ package final class Trace {
     }
   }
 
-  private static func direction(_ segment: WireSegment) -> UInt64 {
-    UInt64(segment.ip.source.bits) << 32 | UInt64(segment.tcp.sourcePort) << 16 | UInt64(segment.tcp.destinationPort)
+  private static func direction(_ segment: WireSegment) -> Direction {
+    Direction(
+      source: segment.source, sourcePort: segment.tcp.sourcePort, destinationPort: segment.tcp.destinationPort)
   }
 
-  private static func reverse(_ segment: WireSegment) -> UInt64 {
-    UInt64(segment.ip.destination.bits) << 32 | UInt64(segment.tcp.destinationPort) << 16
-      | UInt64(segment.tcp.sourcePort)
+  private static func reverse(_ segment: WireSegment) -> Direction {
+    Direction(
+      source: segment.destination, sourcePort: segment.tcp.destinationPort, destinationPort: segment.tcp.sourcePort)
   }
 
   /// The last `count` records, oldest first.
@@ -125,7 +132,30 @@ package final class Trace {
         ? "ARP, who has \(Self.text(arp.targetProtocol)) tell \(Self.text(arp.senderProtocol))"
         : "ARP, \(Self.text(arp.senderProtocol)) is at \(String(arp.senderHardware.bits, radix: 16))"
     }
+    if let text = describeNeighborMessage(record.head) { return text }
     return "frame of \(record.length) bytes"
+  }
+
+  private func describeNeighborMessage(_ head: [UInt8]) -> String? {
+    guard head.count > linkHeader + IPv6Header.length, head[linkHeader] >> 4 == 6 else { return nil }
+    let type = head[linkHeader + IPv6Header.length]
+    guard head[linkHeader + 6] == IPProtocol.icmpv6 else { return nil }
+    let body = head[(linkHeader + IPv6Header.length)...]
+    let message = body.withUnsafeBytes { NeighborMessage($0) }
+    guard let message, type == ICMPv6.neighborSolicitation || type == ICMPv6.neighborAdvertisement else {
+      return "ICMP6, type \(type)"
+    }
+    let hardware = message.hardware.map { String($0.bits, radix: 16) } ?? "an unknown place"
+    return message.isSolicitation
+      ? "ICMP6, who has \(Self.text(message.target)), asks \(hardware)"
+      : "ICMP6, \(Self.text(message.target)) is at \(hardware)"
+  }
+
+  /// All eight groups, without the rules for leaving some out.
+  private static func text(_ address: IPAddress) -> String {
+    [address.high, address.low].flatMap { half in
+      [48, 32, 16, 0].map { String(half >> UInt64($0) & 0xffff, radix: 16) }
+    }.joined(separator: ":")
   }
 
   private static func text(_ address: IPv4Address) -> String {

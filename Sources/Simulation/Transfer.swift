@@ -7,6 +7,8 @@ import Wire
 package struct Plan: Sendable {
   package var seed: UInt64
   package var ethernet = true
+  /// The connections are over IPv6; the hosts have IPv4 addresses as well.
+  package var isIPv6 = false
   /// Client to server, server to client.
   package var links = (out: LinkConditions(), back: LinkConditions())
   package var settings = (client: Settings(), server: Settings())
@@ -47,6 +49,9 @@ package enum Transfer {
   private static let port: UInt16 = 8000
   private static let firstClientPort: UInt16 = 40_000
 
+  /// 2001:db8::4 and ::5.
+  private static func address6(_ last: UInt8) -> IPAddress { IPAddress(high: 0x2001_0db8 << 32, low: UInt64(last)) }
+
   /// - Parameter events: what the stacks tell about themselves goes into the trace, down to this level.
   package static func run(_ plan: Plan, traceLines: Int = 60, events: TraceLevel = .off) -> Outcome {
     var random = SeededRandom(seed: plan.seed)
@@ -66,6 +71,11 @@ package enum Transfer {
       configuration.device.hardwareAddress = MACAddress(bits: 0x02_00_00_00_00_00 | UInt64(last))
       configuration.address = IPv4Address(198, 18, 0, last)
       configuration.device.hostAddress = IPv4Address(198, 18, 0, last == 4 ? 5 : 4)
+      configuration.ipv6 = plan.isIPv6
+      if plan.isIPv6 {
+        _ = configuration.moreAddresses.add(
+          InterfaceAddress(address6(last), prefixLength: 64, state: .preferred, origin: .configured))
+      }
       configuration.settings = settings
       configuration.secret = HashKey(random.next(), random.next())
       configuration.seed = random.next()
@@ -108,7 +118,9 @@ package enum Transfer {
       ListenerProgram(options: plan.listenerOptions) { serverProgram(index($0.port)) }
     }
     if !plan.simultaneousOpen {
-      for (listener, queue) in zip(listeners, server.queues) { listener.listen(on: queue, port: port) }
+      for (listener, queue) in zip(listeners, server.queues) {
+        listener.listen(on: queue, port: port, isIPv6: plan.isIPv6)
+      }
     }
     var clients: [StreamProgram] = []
     var servers: [StreamProgram] = []
@@ -118,8 +130,8 @@ package enum Transfer {
       clients.append(program)
       let clientPort = firstClientPort + UInt16(i)
       let serverPort = plan.simultaneousOpen ? port + UInt16(i) : port
-      let there = Endpoint(IPAddress(server.address), serverPort)
-      let here = Endpoint(IPAddress(client.address), clientPort)
+      let there = Endpoint(plan.isIPv6 ? address6(5) : IPAddress(server.address), serverPort)
+      let here = Endpoint(plan.isIPv6 ? address6(4) : IPAddress(client.address), clientPort)
       if plan.simultaneousOpen {
         let other = serverProgram(i)
         servers.append(other)

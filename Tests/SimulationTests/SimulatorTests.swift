@@ -109,6 +109,87 @@ struct LinkTests {
   }
 }
 
+@Suite("Frames over IPv6")
+struct IPv6FrameTests {
+  /// A TCP segment over IPv6 as a stack would hand it over, its checksum left undone.
+  private func superFrame(linkHeader: Int, payload: Int) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: linkHeader + 40 + 32 + payload)
+    for i in 0..<payload { bytes[linkHeader + 72 + i] = UInt8(truncatingIfNeeded: i &* 7) }
+    bytes.withUnsafeMutableBytes {
+      let base = $0.baseAddress!
+      if linkHeader > 0 {
+        EthernetHeader(destination: .zero, source: .zero, etherType: EtherType.ipv6).write(to: base)
+      }
+      let (here, there) = (IPAddress(high: 0x2001_0db8 << 32, low: 4), IPAddress(high: 0x2001_0db8 << 32, low: 5))
+      IPv6Header(nextHeader: 6, source: here, destination: there, payloadLength: 32 + payload).write(
+        to: base + linkHeader)
+      TCPHeader(
+        sourcePort: 1, destinationPort: 2, sequence: SequenceNumber(0xffff_fff0), acknowledgment: SequenceNumber(9),
+        headerLength: 32, flags: [.ack, .psh, .fin], window: 500
+      ).write(to: base + linkHeader + 40)
+    }
+    return bytes
+  }
+
+  @Test(
+    "Segments cut by the device are whole packets with right lengths, sequence numbers and checksums",
+    arguments: [0, 14])
+  func segmentation(linkHeader: Int) throws {
+    let whole = superFrame(linkHeader: linkHeader, payload: 3001)
+    let segments = Offload.segment(whole, transport: linkHeader + 40, size: 1000, isIPv6: true)
+    #expect(segments.count == 4)
+    var payload: [UInt8] = []
+    for (i, bytes) in segments.enumerated() {
+      let segment = try #require(WireSegment(bytes, linkHeader: linkHeader))
+      let ip = try #require(bytes[linkHeader...].withUnsafeBytes { IPv6Header(quoted: $0) })
+      #expect(ip.payloadLength == bytes.count - linkHeader - 40)
+      #expect(segment.tcp.sequence == SequenceNumber(0xffff_fff0) + 1000 * i)
+      #expect(segment.tcp.flags.contains(.fin) == (i == 3) && segment.tcp.flags.contains(.psh) == (i == 3))
+      let pseudo = Checksum.pseudoHeader(
+        source: ip.source, destination: ip.destination, proto: 6, length: ip.payloadLength)
+      let sum = bytes[(linkHeader + 40)...].withUnsafeBytes { Checksum.fold(Checksum.sum($0, pseudo)) }
+      #expect(sum == 0xffff)
+      payload += bytes[segment.payload]
+    }
+    #expect(payload == Array(whole[(linkHeader + 72)...]))
+  }
+
+  @Test("A segment is decoded by its family; what is none is not")
+  func decoding() throws {
+    let bytes = superFrame(linkHeader: 14, payload: 10)
+    let segment = try #require(WireSegment(bytes, linkHeader: 14))
+    #expect(segment.source == IPAddress(high: 0x2001_0db8 << 32, low: 4) && segment.destination.low == 5)
+    #expect(segment.payload == 86..<96)
+    var other = bytes
+    other[13] = 0x00
+    #expect(WireSegment(other, linkHeader: 14) == nil)
+    other = bytes
+    other[12] = 8
+    other[13] = 0
+    #expect(WireSegment(other, linkHeader: 14) == nil, "IPv6 in a frame of IPv4")
+    other = bytes
+    other[14 + 6] = 17
+    #expect(WireSegment(other, linkHeader: 14) == nil)
+  }
+
+  @Test("Only what a checksum covers is damaged", arguments: [0, 14])
+  func corruption(linkHeader: Int) {
+    var conditions = LinkConditions()
+    conditions.corrupt = 1
+    var link = Link(conditions, seed: 1, headerLength: linkHeader, start: .zero)
+    let bytes = superFrame(linkHeader: linkHeader, payload: 10)
+    for _ in 0..<300 {
+      link.send(Frame(bytes: bytes), now: .zero) { _, arrived in
+        #expect(arrived.isCorrupted && arrived.bytes[..<(linkHeader + 40)] == bytes[..<(linkHeader + 40)])
+        #expect(arrived.bytes != bytes)
+      }
+    }
+    var group = bytes
+    group[linkHeader + 24] = 0xff
+    link.send(Frame(bytes: group), now: .zero) { _, arrived in #expect(!arrived.isCorrupted) }
+  }
+}
+
 @Suite("Simulated world")
 struct WorldTests {
   private final class Recorder: Program {

@@ -242,6 +242,41 @@ struct UnusualTests {
     if segmentation, whole { #expect(outcome.client[.txFrames] < outcome.client[.tcpOutSegs] / 4) }
   }
 
+  @Test(
+    "IPv6: segmentation and checksums by the device or not, with and without a link", arguments: [true, false],
+    [true, false])
+  func ipv6(offload: Bool, ethernet: Bool) {
+    for whole in [false, true] {
+      var plan = clean(2_000_000, 500_000)
+      plan.ethernet = ethernet
+      for side in [\Plan.capabilities.client, \Plan.capabilities.server] {
+        plan[keyPath: side].checksumOffload = offload
+        plan[keyPath: side].tcpSegmentation4 = offload
+      }
+      plan.useIPv6()
+      plan.devices.client.passesSuperFrames = whole
+      plan.devices.server.passesSuperFrames = whole
+      if !whole { plan.links.out.loss = 0.005 }
+      let outcome = expectSuccess(plan)
+      #expect(outcome.information.sendMSS == 1428)
+      #expect(outcome.server[.ip6InDelivers] >= outcome.server[.tcpInSegs] && outcome.server[.ipInDelivers] == 0)
+      if offload, whole { #expect(outcome.client[.txFrames] < outcome.client[.tcpOutSegs] / 4) }
+    }
+  }
+
+  @Test("IPv6: a link that loses every tenth frame, questions after neighbours among them", arguments: 1...6)
+  func ipv6Loss(seed: UInt64) {
+    var plan = clean(100_000, 50_000, seed: seed)
+    plan.useIPv6()
+    plan.settings.client.neighborMulticastSolicit = 30
+    plan.settings.server.neighborMulticastSolicit = 30
+    plan.links.out.loss = 0.1
+    plan.links.back.loss = 0.1
+    plan.links.out.corrupt = 0.02
+    let outcome = expectSuccess(plan)
+    #expect(outcome.client[.ndpOutSolicitations] > 0 && outcome.client[.tcpRetransSegs] > 0)
+  }
+
   @Test("Super-segments of more than 64 KB; pieces of them get lost", arguments: [65_535, 192 << 10])
   func bigTCP(largest: Int) {
     var plan = clean(8_000_000, 0)
