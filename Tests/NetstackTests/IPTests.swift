@@ -78,21 +78,18 @@ struct RouteTableTests {
   }
 
   @Test(
-    "fib_props: a route may say that there is no way, and with which error",
+    "ip-route(8): a route may say that there is no way; a longer prefix is stronger",
     arguments: [
-      (Route.Kind.blackhole, SocketError.invalidArgument), (.unreachable, .hostUnreachable),
-      (.prohibit, .accessDenied),
+      (Route.Kind.blackhole, RouteDecision.Kind.blackhole), (.unreachable, .unreachable), (.prohibit, .prohibit),
     ])
-  func refusals(kind: Route.Kind, error: SocketError) {
+  func refusals(kind: Route.Kind, decision: RouteDecision.Kind) {
     var table = table()
     table.add(
       Route(kind, prefix: address(10, 1, 0, 0), prefixLength: 16, gateway: nil, source: .anyIPv4, mtu: 1500))
-    #expect(table.lookup(address(10, 1, 2, 3), now: .zero) == nil)
-    let refusal = table.refusal(of: address(10, 1, 2, 3))
-    #expect(refusal == error)
+    #expect(table.lookup(address(10, 1, 2, 3), now: .zero)?.kind == decision)
     #expect(table.lookup(address(10, 2, 2, 3), now: .zero)?.kind == .unicast)
-    let (isLocal, isBroadcast) = (table.isLocal(.anyIPv4), table.isBroadcast(address(10, 1, 255, 255)))
-    #expect(!isLocal && !isBroadcast)
+    let isBroadcast = table.isBroadcast(address(10, 1, 255, 255))
+    #expect(!isBroadcast)
     // A way to one host of the network that has none.
     table.add(
       Route(
@@ -103,15 +100,17 @@ struct RouteTableTests {
     #expect(table.lookup(address(10, 1, 2, 4), now: .zero)?.nextHop == address(198, 18, 0, 2))
   }
 
-  @Test("without a route the network is unreachable; also where only refusals are left")
-  func noRoute() {
+  @Test("RFC 1122 §3.3.6: the limited broadcast leaves from the link's IPv4 address, whatever other routes there are")
+  func limitedBroadcastSource() {
     var table = RouteTable()
-    #expect(table.lookup(address(10, 0, 0, 1), now: .zero) == nil)
-    let refusal = table.refusal(of: address(10, 0, 0, 1))
-    #expect(refusal == .networkUnreachable)
-    table.add(
-      Route(.unreachable, prefix: address(10, 0, 0, 0), prefixLength: 8, gateway: nil, source: .anyIPv4, mtu: 1500))
+    table.add(Route(.unreachable, prefix: .anyIPv4, prefixLength: 0, gateway: nil, source: .anyIPv4, mtu: 1500))
+    table.add(Route(prefix: .anyIPv6, prefixLength: 0, gateway: nil, source: .anyIPv6, mtu: 1500))
+    table.remove(prefix: .anyIPv4, prefixLength: 0)
     #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero) == nil)
+    table.add(
+      Route(
+        prefix: address(198, 18, 0, 0), prefixLength: 24, gateway: nil, source: IPAddress(here), mtu: 1500))
+    #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero)?.source == IPAddress(here))
   }
 
   @Test("an address that goes takes the routes from it along, others and refusals stay")
@@ -126,8 +125,9 @@ struct RouteTableTests {
     #expect(table.generation != generation && table.count == 2)
     #expect(table.lookup(address(10, 0, 0, 1), now: .zero) == nil)
     #expect(table.lookup(address(192, 0, 2, 9), now: .zero)?.source == other)
-    let (refusal, isLocal) = (table.refusal(of: address(172, 16, 0, 1)), table.isLocal(IPAddress(here)))
-    #expect(refusal == .accessDenied && !isLocal)
+    #expect(table.lookup(address(172, 16, 0, 1), now: .zero)?.kind == .prohibit)
+    let isBroadcast = table.isBroadcast(address(198, 18, 0, 255))
+    #expect(!isBroadcast)
   }
 
   @Test("RFC 1122 §3.3.1.1: on the link the destination is the next hop, elsewhere the gateway")

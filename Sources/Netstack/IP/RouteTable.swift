@@ -47,6 +47,9 @@ package struct RouteDecision: Sendable {
   package var mtuLocked: Bool
   /// When the MTU may have become larger again.
   package var expires: Instant
+
+  /// The route says that there is no way.
+  package var isRefusal: Bool { kind == .blackhole || kind == .unreachable || kind == .prohibit }
 }
 
 package struct RouteTable: ~Copyable {
@@ -138,6 +141,18 @@ package struct RouteTable: ~Copyable {
     return nil
   }
 
+  /// Takes away the routes that send from `source`, which is an address no more.
+  package mutating func remove(source: IPAddress) {
+    var kept = 0
+    for i in 0..<count where entries[i].route.source != source {
+      entries[kept] = entries[i]
+      kept += 1
+    }
+    guard kept < count else { return }
+    count = kept
+    changed()
+  }
+
   /// The link takes IPv6 packets of `mtu` bytes at most, as a router says.
   package mutating func limitIPv6(mtu: Int) {
     for i in 0..<count where !entries[i].route.prefix.isIPv4 && entries[i].route.kind != .local {
@@ -166,12 +181,19 @@ package struct RouteTable: ~Copyable {
       at += 1
     }
     // The limited broadcast needs no route, only a link (RFC 1122 §3.3.6).
-    if destination == IPAddress(.limitedBroadcast) || destination.isMulticast, count > 0 {
-      let any = entries[count - 1].route
+    if destination == IPAddress(.limitedBroadcast) || destination.isMulticast,
+      let any = leastSpecific(isIPv4: destination.isIPv4)
+    {
       return RouteDecision(
         kind: destination.isMulticast ? .multicast : .broadcast, nextHop: destination, source: any.source,
         mtu: any.mtu, mtuLocked: false, expires: .distantFuture)
     }
+    return nil
+  }
+
+  private func leastSpecific(isIPv4: Bool) -> Route? {
+    for i in (0..<count).reversed()
+    where entries[i].route.kind == .unicast && entries[i].route.prefix.isIPv4 == isIPv4 { return entries[i].route }
     return nil
   }
 
@@ -195,10 +217,11 @@ package struct RouteTable: ~Copyable {
     }
   }
 
+  /// ::/0 holds the mapped IPv4 addresses by its bits, but is no way to them.
   @inline(__always)
   private static func matches(_ entry: Entry, _ address: IPAddress) -> Bool {
     (address.high ^ entry.route.prefix.high) & entry.maskHigh | (address.low ^ entry.route.prefix.low) & entry.maskLow
-      == 0
+      == 0 && (entry.length >= 96 || !address.isIPv4)
   }
 
   private static func length(_ prefix: IPAddress, _ length: Int) -> Int? {

@@ -228,7 +228,7 @@ extension Stack {
     _ packet: PacketBuffer, proto: UInt8, source: IPAddress, destination: IPAddress, typeOfService: UInt8,
     timeToLive: Int, dontFragment: Bool
   ) {
-    guard let route = routes.lookup(destination, now: environment.pointee.now) else {
+    guard let route = routes.lookup(destination, now: environment.pointee.now), !route.isRefusal else {
       environment.pointee.statistics.count(destination.isIPv4 ? .ipOutNoRoutes : .ip6OutNoRoutes)
       return discard(packet, .ipNoRoute, .ip)
     }
