@@ -102,9 +102,12 @@ struct Log {
     text.append("    0.000000 dev   info  ")
     text.append(cString: name)
     text.append(": ")
-    text.append(configuration.address)
-    text.append("/")
-    text.append(configuration.prefixLength)
+    for i in 0..<configuration.moreAddresses.count {
+      if i > 0 { text.append(" ") }
+      text.append(configuration.moreAddresses[i].address)
+      text.append("/")
+      text.append(configuration.moreAddresses[i].prefixLength)
+    }
     if let gateway = configuration.gateway {
       text.append(" gateway ")
       text.append(gateway)
@@ -280,6 +283,20 @@ struct Log {
       text.append("refused an ioctl that sets up the interface, 0x")
       text.append(hex: UInt64(bitPattern: event.a), digits: 4)
       text.append(": the ANP_ variables do that")
+    case .dhcpIn, .dhcpOut:
+      text.append(event.kind == .dhcpOut ? "out DHCP " : "in  DHCP ")
+      text.append(dhcpName(event.a))
+      if event.b != 0 {
+        text.append(" ")
+        text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.b)))
+      }
+    case .leaseBound:
+      text.append("leased ")
+      text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
+      if event.b >= 0 { number(", seconds left: ", event.b, &text) }
+    case .leaseLost:
+      text.append("the lease has ended: ")
+      text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
     }
   }
 
@@ -398,6 +415,20 @@ struct Log {
     default:
       number(" ICMPv6 type ", Int64(type), &text)
       number(" code ", Int64(code), &text)
+    }
+  }
+
+  private static func dhcpName(_ type: Int64) -> StaticString {
+    switch DHCPMessageType(rawValue: UInt8(truncatingIfNeeded: type)) {
+    case .discover: "DISCOVER"
+    case .offer: "OFFER"
+    case .request: "REQUEST"
+    case .decline: "DECLINE"
+    case .acknowledge: "ACK"
+    case .refuse: "NAK"
+    case .release: "RELEASE"
+    case .inform: "INFORM"
+    case nil: "?"
     }
   }
 

@@ -110,6 +110,10 @@ package enum TraceKind: UInt8, Sendable {
   case pathMTU
   /// The program wanted to change the stack's interface (ioctl): a = request.
   case interfaceRefused
+  /// A DHCP message: a = type, b = address that it is about.
+  case dhcpIn, dhcpOut
+  /// A lease: a = address, b = seconds that are left of it, -1 for ever. It ends: a = address.
+  case leaseBound, leaseLost
 }
 
 package enum SocketCall: Int64, Sendable {

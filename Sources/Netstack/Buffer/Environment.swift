@@ -50,4 +50,6 @@ package enum TimerKind {
   package static let reassembly: UInt8 = 6
   /// Addresses, routers and prefixes: questions and lifetimes.
   package static let interface: UInt8 = 7
+  /// The DHCP client's.
+  package static let dhcp: UInt8 = 8
 }

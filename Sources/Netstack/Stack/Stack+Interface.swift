@@ -15,6 +15,7 @@ extension Stack {
     var address = new
     let env = environment
     let isKnown = addresses.contains(address.address)
+    let isSecond = isOnLink(address.address, address.prefixLength)
     if !address.address.isIPv4, !isKnown {
       address.state = .optimistic
       address.detectedAt = env.pointee.now + Self.detectionTime
@@ -26,13 +27,9 @@ extension Stack {
         .local, prefix: address.address, prefixLength: bits, gateway: nil, source: address.address,
         mtu: Self.loopbackMTU
       ))
-    // A router tells for itself which prefixes are on the link.
-    if address.origin != .autoconfigured, address.prefixLength < bits {
-      routes.add(
-        Route(
-          prefix: address.address, prefixLength: address.prefixLength, gateway: nil,
-          source: address.address.isIPv4 ? address.address : .anyIPv6, mtu: linkMTU(address.address)))
-    }
+    // A router tells for itself which prefixes are on the link. Of several addresses in a network the first is what is sent from
+    // (Linux's primary address).
+    if address.origin != .autoconfigured, address.prefixLength < bits, !isSecond { addLinkRoute(address) }
     guard !isKnown, steering.index == 0 else { return rearmInterfaceTimer() }
     if address.address.isIPv4 { announce(address.address.v4) } else { probe(address.address) }
     rearmInterfaceTimer()
@@ -58,31 +55,49 @@ extension Stack {
     let old = addresses[at]
     addresses.remove(address)
     routes.remove(prefix: address, prefixLength: address.isIPv4 ? 32 : 128)
-    if old.origin != .autoconfigured, !isOnLink(address, old.prefixLength) {
-      routes.remove(prefix: address, prefixLength: old.prefixLength)
+    if old.origin != .autoconfigured {
+      // The next address of the network takes over (Linux: promote_secondaries).
+      if let next = firstOnLink(address, old.prefixLength) {
+        addLinkRoute(next)
+      } else {
+        routes.remove(prefix: address, prefixLength: old.prefixLength)
+      }
     }
+    if address.isIPv4 { routes.remove(source: address) }
     rearmInterfaceTimer()
   }
 
-  /// Whether another address brings the same network with it.
-  private func isOnLink(_ prefix: IPAddress, _ length: Int) -> Bool {
+  private mutating func addLinkRoute(_ address: InterfaceAddress) {
+    routes.add(
+      Route(
+        prefix: address.address, prefixLength: address.prefixLength, gateway: nil,
+        source: address.address.isIPv4 ? address.address : .anyIPv6, mtu: linkMTU(address.address)))
+  }
+
+  /// Whether an address is there that brings the network with it.
+  private func isOnLink(_ prefix: IPAddress, _ length: Int) -> Bool { firstOnLink(prefix, length) != nil }
+
+  private func firstOnLink(_ prefix: IPAddress, _ length: Int) -> InterfaceAddress? {
     for i in 0..<addresses.count
     where addresses[i].prefixLength == length && addresses[i].address.isIPv4 == prefix.isIPv4
+      && addresses[i].origin != .autoconfigured
       && addresses[i].address.commonPrefix(prefix) >= length + (prefix.isIPv4 ? 96 : 0)
     {
-      return true
+      return addresses[i]
     }
-    return false
+    return nil
   }
 
   package mutating func setGateway(_ gateway: IPAddress, source: IPAddress) {
     routes.add(
       Route(
-        prefix: gateway.isIPv4 ? IPAddress(.any) : .anyIPv6, prefixLength: 0, gateway: gateway, source: source,
+        prefix: gateway.isIPv4 ? .anyIPv4 : .anyIPv6, prefixLength: 0, gateway: gateway, source: source,
         mtu: linkMTU(gateway)))
   }
 
-  func linkMTU(_ address: IPAddress) -> Int { address.isIPv4 ? device.mtu : min(device.mtu, routers.mtu) }
+  func linkMTU(_ address: IPAddress) -> Int {
+    address.isIPv4 ? min(device.mtu, lease?.mtu ?? device.mtu) : min(device.mtu, routers.mtu)
+  }
 
   // MARK: IPv6 begins
 

@@ -65,6 +65,7 @@ extension Stack {
     let isRequest = arp.operation == ARPPacket.request
     env.pointee.statistics.count(isRequest ? .arpInRequests : .arpInReplies)
     traceARP(isRequest ? .arpRequestIn : .arpReplyIn, arp)
+    watchForConflict(arp)
     let verdict = ARP.judge(
       arp, frameDestination: frameDestination, ourAddress: spokenFor(by: arp), ourHardware: device.hardwareAddress)
     switch verdict {
@@ -95,6 +96,7 @@ extension Stack {
     let arp = ARPPacket(packet.readable)
     environment.pointee.pool.release(packet)
     guard let arp else { return }
+    watchForConflict(arp)
     let verdict = ARP.judge(
       arp, frameDestination: wasLinkBroadcast ? .broadcast : device.hardwareAddress, ourAddress: spokenFor(by: arp),
       ourHardware: device.hardwareAddress)
@@ -336,6 +338,10 @@ extension Stack {
         env.pointee.statistics.count(.udpInErrors)
         return env.pointee.drop(packet, .udpChecksum, .udp)
       }
+    }
+    if dhcp != nil, udp.destinationPort == DHCPv4Message.clientPort, ip.source.isIPv4 {
+      packet.pull(UDPHeader.length)
+      return receiveDHCP(packet)
     }
     guard let socket = datagramPorts.find(source: source, destination: destination, in: datagrams) else {
       env.pointee.statistics.count(.udpNoPorts)

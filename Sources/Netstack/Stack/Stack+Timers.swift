@@ -30,6 +30,8 @@ extension Stack {
         advanceReassembly()
       case TimerKind.interface:
         advanceInterface()
+      case TimerKind.dhcp:
+        advanceDHCP()
       default:
         break
       }

@@ -10,6 +10,7 @@
 //           nextTraceEvent()                 until nil     what to log
 //           nextDeadline()                                 when to call advance(to:) next
 //           takeStrays() … receiveStray()                  where several stacks share an address (Stack+Steering.swift)
+//           hasLeaseNews, takeLeaseNews()                  where the address is leased (Stack+DHCP.swift)
 
 import Wire
 
@@ -99,6 +100,12 @@ package struct Stack: ~Copyable {
   /// An address that was not configured by a person is still optimistic.
   var isDetecting = false
   var configuredGateway6: IPAddress?
+  /// The DHCP client, where there is one (Stack+DHCP.swift).
+  var dhcp: UnsafeMutablePointer<DHCPService>?
+  /// The lease whose address the interface has.
+  package internal(set) var lease: DHCPLease?
+  /// `lease` has changed since the shell took it.
+  package internal(set) var hasLeaseNews = false
   var interfaceTimer: TimerID
 
   // TCP
@@ -159,6 +166,8 @@ package struct Stack: ~Copyable {
   }
 
   deinit {
+    dhcp?.pointee.free()
+    dhcp?.deallocate()
     environment.deinitialize(count: 1)
     environment.deallocate()
   }
