@@ -18,6 +18,7 @@ demo   curl                           curl
 test   wget                           wget
 test   python3                        python3
 test   nc                             netcat-openbsd
+test   dnsmasq                        dnsmasq-base
 test   redis-server                   redis-server
 test   redis-cli                      redis-tools
 test   iperf3                         iperf3

@@ -135,6 +135,52 @@ long anp_read_file(const char *path, void *bytes, size_t count) {
   return (long)used;
 }
 
+int anp_open_private_directory(const char *path) {
+  anp_host_call(SYS_mkdirat, AT_FDCWD, (long)path, 0700, 0, 0, 0);
+  long fd = anp_host_call(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0, 0, 0);
+  if (fd < 0) return (int)fd;
+  struct stat status;
+  if (anp_host_call(SYS_fstat, fd, (long)&status, 0, 0, 0, 0) == 0 && status.st_uid == anp_user_id() &&
+      (status.st_mode & 077) == 0)
+    return (int)fd;
+  anp_close((int)fd);
+  return -EPERM;
+}
+
+long anp_read_private_file(int directory, const char *name, void *bytes, size_t count) {
+  long fd = anp_host_call(SYS_openat, directory, (long)name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0, 0, 0);
+  if (fd < 0) return fd;
+  struct stat status;
+  long result = -EPERM;
+  if (anp_host_call(SYS_fstat, fd, (long)&status, 0, 0, 0, 0) == 0 && S_ISREG(status.st_mode) &&
+      status.st_uid == anp_user_id())
+    result = anp_host_call(SYS_read, fd, (long)bytes, (long)count, 0, 0, 0);
+  anp_close((int)fd);
+  return result;
+}
+
+int anp_replace_private_file(int directory, const char *name, const void *bytes, size_t count) {
+  // A name of this process's own until it is whole: its number, the last digit first.
+  char draft[16] = ".";
+  int process = anp_process_id();
+  for (int i = 1; process > 0; i++, process /= 10) draft[i] = (char)('0' + process % 10);
+  long fd = anp_host_call(SYS_openat, directory, (long)draft, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600,
+                          0, 0);
+  if (fd < 0) return (int)fd;
+  long result = anp_write_all((int)fd, bytes, count);
+  anp_close((int)fd);
+  if (result == (long)count) {
+    result = anp_host_call(SYS_renameat2, directory, (long)draft, directory, (long)name, 0, 0);
+    if (result == 0) return 0;
+  }
+  anp_remove_private_file(directory, draft);
+  return result < 0 ? (int)result : -ENOSPC;
+}
+
+void anp_remove_private_file(int directory, const char *name) {
+  anp_host_call(SYS_unlinkat, directory, (long)name, 0, 0, 0, 0);
+}
+
 long anp_write_all(int fd, const void *bytes, size_t count) {
   const char *at = bytes;
   size_t left = count;
@@ -265,11 +311,16 @@ static char settings[settings_size];  // "ANP_TAP=anp0\0ANP_DEBUG=all\0\0"
 static uint32_t settings_taken;
 static uint32_t settings_lock;
 
+/// What the library reads: its own variables, and where a user's run-time files belong.
+static int is_setting(const char *entry) {
+  return strncmp(entry, "ANP_", 4) == 0 || strncmp(entry, "XDG_RUNTIME_DIR=", 16) == 0;
+}
+
 static void take_from(char **from) {
   size_t used = 0;
   for (; *from; from++) {
     const char *entry = *from;
-    if (entry[0] != 'A' || entry[1] != 'N' || entry[2] != 'P' || entry[3] != '_') continue;
+    if (!is_setting(entry)) continue;
     size_t length = strlen(entry) + 1;
     // One setting that is longer than this is no setting of ours.
     if (used + length + 1 > settings_size) continue;
@@ -291,7 +342,7 @@ static void take_from_kernel(void) {
       if (used + length < settings_size - 2) settings[used + length] = chunk[i];
       length++;
       if (chunk[i] != 0) continue;
-      if (used + length < settings_size - 2 && memcmp(settings + used, "ANP_", 4) == 0) used += length;
+      if (used + length < settings_size - 2 && is_setting(settings + used)) used += length;
       length = 0;
     }
   }

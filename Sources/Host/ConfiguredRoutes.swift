@@ -4,21 +4,35 @@ import Netstack
 import Wire
 
 enum ConfiguredRoutes {
-  static func add(
-    _ configuration: UnsafePointer<HostConfiguration>, _ linkNumber: Int, to stack: inout Stack
-  ) {
-    let link = configuration.pointee.link(linkNumber)
-    for i in 0..<configuration.pointee.routes.count {
-      let route = configuration.pointee.routes[i]
+  /// Adds those that the stack's addresses reach; again once they have changed.
+  static func add(_ configuration: HostConfiguration, _ linkNumber: Int, to stack: inout Stack) {
+    for i in 0..<configuration.routes.count {
+      let route = configuration.routes[i]
       if let other = route.link, other != linkNumber { continue }
-      let addresses = route.prefix.isIPv4 ? link.addresses : link.addresses6
-      if route.kind == .unicast, !(route.gateway.map { addresses.reaches($0) } ?? (addresses.count > 0)) { continue }
-      let mtu = min(route.mtu ?? stack.device.mtu, stack.device.mtu)
-      let source = route.source ?? addresses.source(toward: route.gateway) ?? .anyIPv4
+      var source: IPAddress = route.prefix.isIPv4 ? .anyIPv4 : .anyIPv6
+      if route.kind == .unicast {
+        guard let own = self.source(route, stack.addresses) else { continue }
+        source = own
+      }
       stack.addRoute(
         Route(
           route.kind, prefix: route.prefix, prefixLength: route.prefixLength, gateway: route.gateway, source: source,
-          mtu: mtu))
+          mtu: min(route.mtu ?? stack.device.mtu, stack.device.mtu)))
     }
+  }
+
+  /// What packets on the route are sent from; nil where it cannot be gone.
+  private static func source(_ route: RouteConfiguration, _ addresses: InterfaceAddresses) -> IPAddress? {
+    if let wanted = route.source { return addresses.contains(wanted) ? wanted : nil }
+    // RFC 6724 chooses among IPv6 addresses at each packet.
+    guard route.prefix.isIPv4 else { return .anyIPv6 }
+    for i in 0..<addresses.count where addresses[i].address.isIPv4 {
+      let own = addresses[i]
+      guard let gateway = route.gateway else { return own.address }
+      if Network(own.address, prefix: 96 + own.prefixLength).contains(gateway), gateway != own.address {
+        return own.address
+      }
+    }
+    return nil
   }
 }

@@ -39,14 +39,6 @@ package struct ConfiguredAddresses: Sendable {
     return false
   }
 
-  /// The first address in the neighbour's network, else the first of all; nil where there is none.
-  package func source(toward neighbor: IPAddress?) -> IPAddress? {
-    if let neighbor {
-      for i in 0..<count where list[i].network.contains(neighbor) { return list[i].address }
-    }
-    return count > 0 ? list[0].address : nil
-  }
-
   /// Whether `address` is a neighbour's in one of the networks.
   package func reaches(_ address: IPAddress) -> Bool {
     for i in 0..<count where list[i].network.contains(address) && list[i].address != address { return true }

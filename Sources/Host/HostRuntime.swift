@@ -117,7 +117,9 @@ package enum HostRuntime {
   ) -> HostStartError? {
     let device = queues.first
     let link = configuration.pointee.link(linkNumber)
-    if link.usesDHCP { return Self.giveUp(queues, "no DHCP client yet: ANP_ADDR takes addresses only") }
+    if link.usesDHCP, device.capabilities.linkType != .ethernet {
+      return Self.giveUp(queues, "ANP_ADDR=dhcp needs a TAP device; a TUN device has no Ethernet for DHCP")
+    }
     guard let seed = Entropy.word(), let k0 = Entropy.word(), let k1 = Entropy.word() else {
       return Self.giveUp(queues, "getrandom is refused: no secret to start with")
     }
@@ -149,15 +151,13 @@ package enum HostRuntime {
 
     var wanted = StackConfiguration()
     wanted.device = device.capabilities
-    wanted.address = link.addresses[0].address.v4
-    wanted.prefixLength = link.addresses[0].prefixLength
-    wanted.gateway = gateway(device, link, configuration.pointee.gateway)
-    for i in 1..<max(link.addresses.count, 1) {
+    wanted.address = .any
+    for i in 0..<link.addresses.count {
+      let address = link.addresses[i]
       _ = wanted.moreAddresses.add(
-        InterfaceAddress(
-          link.addresses[i].address, prefixLength: link.addresses[i].prefixLength, state: .preferred,
-          origin: .configured))
+        InterfaceAddress(address.address, prefixLength: address.prefixLength, state: .preferred, origin: .configured))
     }
+    if !link.usesDHCP { wanted.gateway = gateway(device, link, configuration.pointee.gateway) }
     wanted.setAddresses6(
       link, gateway: configuration.pointee.gateway6, host: DeviceHostAddresses(interface: device.index))
     wanted.loopback = configuration.pointee.loopbackInStack
@@ -178,7 +178,7 @@ package enum HostRuntime {
       let stack = UnsafeMutablePointer<Stack>.allocate(capacity: 1)
       stack.initialize(to: Stack(wanted, now: now))
       stack.pointee.trace.filter = configuration.pointee.filter
-      ConfiguredRoutes.add(configuration, linkNumber, to: &stack.pointee)
+      ConfiguredRoutes.add(configuration.pointee, linkNumber, to: &stack.pointee)
       Shard.make(
         at: shards + i,
         ShardParts(
@@ -194,6 +194,7 @@ package enum HostRuntime {
     }
 
     anp_host().pointee.shard_count = UInt32(queues.count)
+    if link.usesDHCP { Leases.begin(shards, link.device, linkNumber, configuration.pointee.gateway, now) }
     for i in 0..<queues.count {
       let shard = shards + i
       shard.pointee.lock()
@@ -241,6 +242,8 @@ package enum HostRuntime {
     host.pointee.printed_error = 0
     host.pointee.statistics_printed = 0
     host.pointee.reported_device_error = 0
+    host.pointee.lease_lock = 0
+    host.pointee.lease_state = UInt32(ANP_LEASE_SETTLED)
     guard let shard else { return }
     host.pointee.forked = 1
     let count = shardCount

@@ -9,6 +9,17 @@ import Netstack
 import Wire
 
 extension HostRuntime {
+  /// ANP_ADDR=dhcp on the device that the stack is on, or will be.
+  package static var isLeaseNeededToDescribe: Bool {
+    if shard != nil { return lacksLease }
+    let configuration = configuration
+    guard configuration.error == nil else { return false }
+    if configuration.linkCount == 1 { return configuration.link(0).usesDHCP }
+    let asking = anp_interface_socket()
+    defer { if asking >= 0 { anp_close(asking) } }
+    return configuration.link(likelyLink(configuration, asking)).usesDHCP
+  }
+
   /// False where the program is the kernel's as a whole: the stack cannot start, and ANP_FALLBACK lets it go on without.
   package static func describeInterface(_ interface: UnsafeMutablePointer<anp_interface>) -> Bool {
     interface.initialize(to: anp_interface())
@@ -39,7 +50,21 @@ extension HostRuntime {
     } else if mtu > 0 {
       interface.pointee.mtu = mtu
     }
-    if configuration.error == nil { addAddresses(of: link.device, to: interface) }
+    guard configuration.error == nil else { return true }
+    var addresses = InterfaceAddresses()
+    func note(_ address: IPAddress, _ prefixLength: Int) {
+      _ = addresses.add(
+        InterfaceAddress(address, prefixLength: prefixLength, state: .preferred, origin: .configured))
+    }
+    for i in 0..<link.addresses.count { note(link.addresses[i].address, link.addresses[i].prefixLength) }
+    // RFC 8200 §5: IPv6 needs a link of 1280 bytes.
+    if !link.isIPv6Off, interface.pointee.mtu >= 1280 {
+      for i in 0..<link.addresses6.count { note(link.addresses6[i].address, link.addresses6[i].prefixLength) }
+      if isEthernet, index > 0 {
+        note(IPAddress(prefix: 0xfe80 << 48, hardware: TAPDevice.ourHardwareAddress(asking, link.device)), 64)
+      }
+    }
+    add(addresses, to: interface)
     return true
   }
 
@@ -71,25 +96,33 @@ extension HostRuntime {
         interface.pointee.flags = flags(isEthernet: isEthernet, isUp: true)
         setHardware(interface, isEthernet, device.hardwareAddress)
         interface.pointee.mtu = Int32(device.mtu)
-        addAddresses(of: shard.pointee.deviceName, to: interface)
+        add(each.pointee.stack.addresses, to: interface)
       }
       anp_unlock(each.pointee.lockWord)
     }
   }
 
-  private static func addAddresses(of device: UnsafePointer<CChar>, to interface: UnsafeMutablePointer<anp_interface>) {
-    for i in 0..<configuration.linkCount where configuration.link(i).device == device {
-      let link = configuration.link(i)
-      for j in 0..<link.addresses.count {
-        add(link.addresses[j].address, link.addresses[j].prefixLength, to: interface)
+  /// In the kernel's order: second addresses of a network behind the first of each, IPv6's by scope, the widest first.
+  private static func add(_ addresses: InterfaceAddresses, to interface: UnsafeMutablePointer<anp_interface>) {
+    for rank in 0..<2 {
+      for i in 0..<addresses.count where self.rank(addresses, i) == rank {
+        let (address, prefixLength) = (addresses[i].address, addresses[i].prefixLength)
+        anp_interface_add(interface, address.high, address.low, address.isIPv4 ? 0 : 1, Int32(prefixLength))
       }
     }
   }
 
-  private static func add(
-    _ address: IPAddress, _ prefixLength: Int, to interface: UnsafeMutablePointer<anp_interface>
-  ) {
-    anp_interface_add(interface, address.high, address.low, address.isIPv4 ? 0 : 1, Int32(prefixLength))
+  private static func rank(_ addresses: InterfaceAddresses, _ i: Int) -> Int {
+    let own = addresses[i]
+    guard own.address.isIPv4 else { return own.address.isLinkLocal ? 1 : 0 }
+    let network = Network(own.address, prefix: 96 + own.prefixLength)
+    for j in 0..<i
+    where addresses[j].prefixLength == own.prefixLength && addresses[j].address.isIPv4
+      && network.contains(addresses[j].address)
+    {
+      return 1
+    }
+    return 0
   }
 
   private static func setHardware(

@@ -140,8 +140,10 @@ package struct Shard: ~Copyable {
     if let deadline = me.pointee.stack.nextDeadline(), deadline < me.pointee.work.alarm {
       me.pointee.setAlarm(deadline)
     }
+    let hasLeaseNews = me.pointee.stack.hasLeaseNews
     anp_unlock(me.pointee.lockWord)
     host.pointee.after_unlock()
+    if hasLeaseNews { Leases.follow(me) }
   }
 
   // MARK: Alarm (under the lock)

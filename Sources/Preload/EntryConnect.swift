@@ -42,7 +42,7 @@ private func bind(
       if result == 0 { description.pointee.boundToEphemeral = true }
       return result
     }
-    let decided = Sides.becomeStack(description, fd)
+    let decided = Sides.becomeStack(description, fd, for: endpoint.address)
     if decided != 0 { return decided }
   }
   let scope = SockAddr.checkScope(address, length, endpoint.address)
@@ -77,9 +77,11 @@ private func connect(
       case .refused(let error): return error
       case .stack: break
       }
-      let decided = Sides.becomeStack(description, fd)
+      let decided = Sides.becomeStack(description, fd, for: endpoint.address)
       if decided != 0 { return decided }
     }
+    let waited = Sides.awaitLease(description, for: endpoint.address)
+    if waited != 0 { return waited }
     let scope = SockAddr.checkScope(address, length, endpoint.address)
     if scope != 0 { return scope }
     Sides.awaitRouter(toward: endpoint.address)

@@ -248,10 +248,12 @@ private func sendDatagram(
     case .refused(let error): return error
     case .stack: break
     }
-    let decided = Sides.becomeStack(description, fd)
+    let decided = Sides.becomeStack(description, fd, for: destination.address)
     if decided != 0 { return decided }
   }
   if let destination {
+    let waited = Sides.awaitLease(description, for: destination.address)
+    if waited != 0 { return waited }
     let scope = SockAddr.checkScope(name, nameLength, destination.address)
     if scope != 0 { return scope }
     Sides.awaitRouter(toward: destination.address)

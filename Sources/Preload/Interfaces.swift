@@ -9,7 +9,22 @@ import Wire
 public func entryInterface(_ interface: UnsafeMutablePointer<anp_interface>) -> Int {
   anp_enter()
   defer { anp_leave() }
+  if HostRuntime.isLeaseNeededToDescribe { awaitLease() }
   return HostRuntime.describeInterface(interface) ? 1 : 0
+}
+
+/// Which address it is only the running stack knows. A program that looks before it binds gets to see it.
+private func awaitLease() {
+  guard Bootstrap.start() else { return }
+  while true {
+    anp_wait_prepare()
+    guard HostRuntime.lacksLease else { return }
+    let patience = HostRuntime.patienceForLease()
+    guard patience > 0 else { return }
+    anp_leave()
+    _ = anp_wait(OpaquePointer(HostRuntime.leaseWord), HostRuntime.leaseAwaited, patience, 0)
+    anp_enter()
+  }
 }
 
 @c(anp_entry_is_kernel_address)
@@ -19,7 +34,8 @@ public func entryIsKernelAddress(_ family: Int32, _ bytes: UnsafeRawPointer) -> 
   let address =
     family == Family.inet6
     ? IPAddress(reading16: bytes, at: 0) : IPAddress(IPv4Address(bits: bytes.bigEndian32(at: 0)))
-  return Sides.binding(address) == .kernel ? 1 : 0
+  // Loopback can be bound on either side.
+  return address.isLoopback || Sides.binding(address) == .kernel ? 1 : 0
 }
 
 @c(anp_entry_interface_refused)

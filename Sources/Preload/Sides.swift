@@ -48,12 +48,19 @@ enum Sides {
   }
 
   /// Turns an undecided socket to the stack. 0, `passToKernel` (already the kernel's, or the fallback), or a negative errno.
-  static func becomeStack(_ description: DescriptionPointer, _ fd: Int32) -> Int {
+  /// - Parameter address: what the traffic is to or from, where the call says it: one that needs an address of our own waits for the
+  ///   first lease (ANP_ADDR=dhcp).
+  static func becomeStack(_ description: DescriptionPointer, _ fd: Int32, for address: IPAddress? = nil) -> Int {
     if !Bootstrap.start() {
       guard HostRuntime.configuration.fallbackToKernel else { return -Errno.networkDown }
       return becomeKernel(description)
     }
     guard HostRuntime.shard != nil else { return -Errno.networkDown }
+    if let address {
+      let waited = awaitLease(description, for: address)
+      if waited == -Errno.networkDown, HostRuntime.configuration.fallbackToKernel { return becomeKernel(description) }
+      if waited != 0 { return waited }
+    }
     let shard = HostRuntime.shard(at: description.pointee.kind == .stream ? Spread.ownShard : 0)
     shard.pointee.lock()
     var result = open(description, fd, shard)
@@ -77,6 +84,29 @@ enum Sides {
       if !isWorthIt { return }
       anp_sleep(10_000_000)
       patience -= 1
+    }
+  }
+
+  /// Waits until the interface has its first lease, where traffic to or from `address` needs one. 0, -EINTR, `referenceLost`, or
+  /// -ENETDOWN where none comes. It is waited for in vain once; later calls fail at once until one comes.
+  static func awaitLease(_ description: DescriptionPointer, for address: IPAddress) -> Int {
+    guard HostRuntime.lacksLease, address.isIPv4, !address.isLoopback, !address.isUnspecified else { return 0 }
+    while true {
+      anp_wait_prepare()
+      guard HostRuntime.lacksLease else { return 0 }
+      let patience = HostRuntime.patienceForLease()
+      guard patience > 0 else { return -Errno.networkDown }
+      let reference = HeldReference(
+        kind: .description, index: description.pointee.index, generation: description.pointee.life.generation,
+        depth: anp_stack_depth())
+      let thread = Threads.current
+      let noted = thread?.pointee.note(reference) ?? false
+      anp_leave()
+      let result = anp_wait(
+        OpaquePointer(HostRuntime.leaseWord), HostRuntime.leaseAwaited, patience, UInt32(ANP_WAIT_RESTARTABLE))
+      anp_enter()
+      if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
+      if -Int(result) == Errno.interrupted { return -Errno.interrupted }
     }
   }
 

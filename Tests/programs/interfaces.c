@@ -45,6 +45,14 @@ static const char *any_text(const struct sockaddr *address) {
   char *text = texts[turn++ % 4];
   if (!address)
     return "none";
+  const struct sockaddr_in6 *in6 = (const void *)address;
+  if (address->sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr)) {
+    // It follows from the hardware address.
+    sprintf(text, "link-local, scope %s", in6->sin6_scope_id > 1 ? "> 1" : "0 or 1");
+    return text;
+  }
+  if (address->sa_family == AF_INET6 && in6->sin6_scope_id != 0)
+    return "with a scope";
   if (address->sa_family != AF_PACKET)
     return address_text(address);
   const struct sockaddr_ll *link = (const void *)address;

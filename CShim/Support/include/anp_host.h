@@ -62,10 +62,28 @@ struct anp_host_globals {
   uint32_t shard_count;
   /// What was said last about the device (errno's value).
   uint32_t reported_device_error;
+  /// What is known of the lease (Swift's UnsafeMutablePointer<LeaseKnowledge>), or NULL.
+  void *lease;
+  /// ANP_LEASE_…; who waits for the lease sleeps on it.
+  uint32_t lease_state;
+  /// Held while a lease's news are brought to all who need them, and over what is known of it.
+  uint32_t lease_lock;
+  /// Until when a first lease is waited for, CLOCK_MONOTONIC, nanoseconds.
+  int64_t lease_deadline;
+};
+
+enum {
+  /// No lease is needed, or there is one.
+  ANP_LEASE_SETTLED = 0,
+  /// The first one has not come yet.
+  ANP_LEASE_AWAITED = 1,
+  /// It was waited for in vain; it may still come.
+  ANP_LEASE_MISSING = 2,
 };
 
 extern struct anp_host_globals anp_host_globals_;
 static inline struct anp_host_globals *anp_host(void) { return &anp_host_globals_; }
+static inline uint32_t *anp_lease_word(void) { return &anp_host_globals_.lease_state; }
 static inline void *anp_load_pointer(void **p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void anp_store_pointer(void **p, void *value) { __atomic_store_n(p, value, __ATOMIC_RELEASE); }
 
@@ -101,6 +119,10 @@ static inline uint32_t anp_lock_owner(uint32_t *word) {
 static inline uint32_t anp_load_word(uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 /// Sets a word from 0 to 1; 1 for the one caller who did.
 static inline int anp_claim_word(uint32_t *word) { return __atomic_exchange_n(word, 1, __ATOMIC_ACQ_REL) == 0; }
+/// Sets a word that is `expected`; 1 where it was.
+static inline int anp_replace_word(uint32_t *word, uint32_t expected, uint32_t value) {
+  return __atomic_compare_exchange_n(word, &expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
 static inline uint32_t anp_exchange_word(uint32_t *word, uint32_t value) {
   return __atomic_exchange_n(word, value, __ATOMIC_ACQ_REL);
 }
@@ -115,6 +137,8 @@ static inline int64_t anp_clock(clockid_t clock) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 static inline int64_t anp_monotonic(void) { return anp_clock(CLOCK_MONOTONIC); }
+/// As the monotonic clock, but going on while the machine is suspended.
+static inline int64_t anp_boottime(void) { return anp_clock(CLOCK_BOOTTIME); }
 static inline int64_t anp_realtime(void) { return anp_clock(CLOCK_REALTIME); }
 
 /// Fills `bytes` from getrandom(2); 0 or -errno.
@@ -137,6 +161,14 @@ int anp_open(const char *path, int flags, int mode);
 int anp_open_output(const char *path, int fresh);
 /// Reads a file from its beginning, as much as fits; bytes or -errno.
 long anp_read_file(const char *path, void *bytes, size_t count);
+/// Opens a directory that is this user's and nobody else's, making it first where it is missing: a descriptor, or -errno
+/// (-EPERM: it is somebody else's, or open to others).
+int anp_open_private_directory(const char *path);
+/// Reads a file of this user's in it, as much as fits; bytes or -errno.
+long anp_read_private_file(int directory, const char *name, void *bytes, size_t count);
+/// Puts a file there as a whole, in the place of an earlier one; 0 or -errno.
+int anp_replace_private_file(int directory, const char *name, const void *bytes, size_t count);
+void anp_remove_private_file(int directory, const char *name);
 /// Writes all of it, or as much as goes; bytes written or -errno.
 long anp_write_all(int fd, const void *bytes, size_t count);
 /// As anp_write_all, but gives up where the reader of a pipe or terminal does not take anything for `milliseconds`: -EAGAIN.
@@ -179,7 +211,7 @@ int anp_wait_any_readable(const int *fds, int count, int64_t nanoseconds);
 
 // ---- Environment, thread ----------------------------------------------------------------------------------------------
 
-/// The value of an ANP_ variable as it was when the program started, or NULL. Programs that clear or overwrite their
+/// The value of an ANP_ variable, or of XDG_RUNTIME_DIR, as it was when the program started, or NULL. Programs that clear or overwrite their
 /// environment (daemons, setproctitle) do not change it. Safe before any constructor ran.
 const char *anp_setting(const char *name);
 
@@ -189,6 +221,7 @@ int anp_thread_start(void (*body)(void *), void *context, const char *name, size
 int anp_kernel_version(void);
 
 static inline int anp_process_id(void) { return (int)anp_host_call(SYS_getpid, 0, 0, 0, 0, 0, 0); }
+static inline uint32_t anp_user_id(void) { return (uint32_t)anp_host_call(SYS_geteuid, 0, 0, 0, 0, 0, 0); }
 /// nanosleep through a raw call.
 void anp_sleep(int64_t nanoseconds);
 /// Whether the machine has more than one core; this process may be kept to one of them all the same.
