@@ -37,8 +37,12 @@ let package = Package(
   ],
   targets: [
     .target(name: "CSupport", path: "CShim/Support", cSettings: cFlags),
+    // c-ares becomes a part of the library: nothing of it is exported, nothing needed at run time.
     .target(
-      name: "CInterpose", dependencies: ["CSupport"], path: "CShim/Interpose", exclude: ["anp.map"],
+      name: "CNames", dependencies: ["CSupport"], path: "CShim/Names", cSettings: cFlags,
+      linkerSettings: [.unsafeFlags(["-Xlinker", "-l:libcares.a"])]),
+    .target(
+      name: "CInterpose", dependencies: ["CSupport", "CNames"], path: "CShim/Interpose", exclude: ["anp.map"],
       cSettings: cFlags,
       linkerSettings: [
         .unsafeFlags(

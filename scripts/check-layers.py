@@ -32,7 +32,8 @@ NETSTACK_FOLDERS = ["Base", "Buffer", "Link", "IP", "UDP", "TCP", "Socket", "Sta
 # The C targets include each other's headers the same way.
 ALLOWED_INCLUDES = {
     "Support": set(),
-    "Interpose": {"Support"},
+    "Names": {"Support"},
+    "Interpose": {"Support", "Names"},
     "Launcher": {"Support"},
 }
 

@@ -46,7 +46,10 @@ shutdown getsockopt setsockopt getsockname getpeername poll ppoll select pselect
 epoll_wait epoll_pwait epoll_pwait2 fcntl fcntl64 ioctl dup dup2 dup3 sendfile sendfile64 close_range vfork _exit
 sigaction signal sendmmsg recvmmsg __read_chk __recv_chk __recvfrom_chk __poll_chk __ppoll_chk syscall
 execve execv execvp execl execlp execle
-getifaddrs freeifaddrs if_nameindex if_freenameindex if_nametoindex if_indextoname'
+getifaddrs freeifaddrs if_nameindex if_freenameindex if_nametoindex if_indextoname
+getaddrinfo freeaddrinfo getnameinfo gethostbyname gethostbyname2 gethostbyname_r gethostbyname2_r gethostbyaddr
+gethostbyaddr_r getaddrinfo_a gai_suspend gai_error gai_cancel res_query res_nquery res_search res_nsearch res_send
+res_nsend res_querydomain res_nquerydomain __res_query __res_nquery __res_search __res_nsearch __res_send __res_nsend'
 missing=$(comm -23 <(tr -s ' ' '\n' <<<"$required" | sort -u) <(printf '%s\n' "$exported"))
 verdict "$([[ -z $missing ]] && echo ok)" "exports all that must be interposed" "$(indented "$missing")"
 

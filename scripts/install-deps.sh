@@ -12,6 +12,7 @@ build  make                           make
 build  git                            git
 build  /usr/include/sys/capability.h  libcap-dev
 build  nm                             binutils
+build  /usr/include/ares.h            libc-ares-dev
 demo   ip                             iproute2
 demo   nginx                          nginx-light
 demo   curl                           curl
@@ -28,6 +29,7 @@ test   node                           nodejs
 test   ping                           iputils-ping
 test   arping                         arping
 test   traceroute                     traceroute
+test   dnsmasq                        dnsmasq-base
 test   tcpdump                        tcpdump
 test   tshark                         tshark
 test   strace                         strace

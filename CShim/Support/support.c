@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "anp_names.h"
+
 uint64_t anp_allocations;
 
 int anp_kernel_socket(int domain, int type, int protocol) {
@@ -26,6 +28,31 @@ int anp_kernel_bind(int fd, const void *address, uint32_t length) {
 
 int anp_kernel_getsockname(int fd, void *address, uint32_t *length) {
   return (int)anp_syscall3(SYS_getsockname, fd, (long)address, (long)length);
+}
+
+int anp_kernel_source_address(const uint8_t *destination, uint32_t scope, uint8_t *source) {
+  // An IPv6 socket reaches mapped addresses, too, but the kernel may be without IPv6.
+  static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+  int is_inet = __builtin_memcmp(destination, mapped, sizeof mapped) == 0;
+  struct sockaddr_in6 inet6 = {.sin6_family = AF_INET6, .sin6_port = 0x0100, .sin6_scope_id = scope};
+  struct sockaddr_in inet = {.sin_family = AF_INET, .sin_port = 0x0100};
+  __builtin_memcpy(&inet6.sin6_addr, destination, 16);
+  __builtin_memcpy(&inet.sin_addr, destination + 12, 4);
+  uint32_t length = is_inet ? sizeof inet : sizeof inet6;
+  void *name = is_inet ? (void *)&inet : (void *)&inet6;
+  int fd = anp_kernel_socket(is_inet ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return fd;
+  int result = (int)anp_syscall3(SYS_connect, fd, (long)name, length);
+  if (result == 0) result = anp_kernel_getsockname(fd, name, &length);
+  anp_kernel_close(fd);
+  if (result < 0) return result;
+  if (is_inet) {
+    __builtin_memcpy(source, mapped, sizeof mapped);
+    __builtin_memcpy(source + 12, &inet.sin_addr, 4);
+  } else {
+    __builtin_memcpy(source, &inet6.sin6_addr, 16);
+  }
+  return 0;
 }
 
 int anp_kernel_setsockopt(int fd, int level, int name, const void *value, uint32_t length) {

@@ -166,6 +166,8 @@ package struct HostConfiguration {
   package private(set) var mtu: Int?
   package private(set) var take = NetworkList()
   package private(set) var bypass = NetworkList()
+  /// ANP_DNS: the servers that names are asked of; none leaves it to the network and resolv.conf.
+  package private(set) var nameServers = NameServerList()
   /// ANP_FALLBACK=kernel: what the stack cannot carry may go to the kernel.
   package private(set) var fallbackToKernel = false
   package private(set) var filter = TraceFilter()
@@ -269,6 +271,7 @@ package struct HostConfiguration {
       }
       guard cursor.atEnd else { throw Self.badBusyPoll(value) }
     }
+    if let value = lookup("ANP_DNS") { try parseNameServers(value) }
     if let value = lookup("ANP_TAKE") { try parseNetworks("ANP_TAKE", value, &take) }
     if let value = lookup("ANP_BYPASS") { try parseNetworks("ANP_BYPASS", value, &bypass) }
     if let value = lookup("ANP_LOOPBACK") {
@@ -393,6 +396,31 @@ package struct HostConfiguration {
       throw ConfigurationError(variable: variable, value: value, expected: expected)
     }
     return number
+  }
+
+  private mutating func parseNameServers(_ value: UnsafePointer<CChar>) throws(ConfigurationError) {
+    let error = ConfigurationError(
+      variable: "ANP_DNS", value: value,
+      expected:
+        "up to 8 addresses of name servers separated by commas, with a port where it is not 53, such as 198.18.0.5,192.0.2.1:5353 or [2001:db8::5]:53"
+    )
+    var cursor = TextCursor(cString: value)
+    guard !cursor.atEnd else { return }
+    repeat {
+      let isBracketed = cursor.take(UInt8(ascii: "["))
+      var address: IPAddress?
+      if !isBracketed, let v4 = cursor.ipv4Address() { address = IPAddress(v4) }
+      if address == nil { address = cursor.ipv6Address() }
+      guard let address, !address.isUnspecified, !address.isMulticast else { throw error }
+      if isBracketed, !cursor.take(UInt8(ascii: "]")) { throw error }
+      var server = NameServer(address)
+      if isBracketed || address.isIPv4, cursor.take(UInt8(ascii: ":")) {
+        guard let port = cursor.decimal(most: 65535), port > 0 else { throw error }
+        server.port = UInt16(port)
+      }
+      guard nameServers.append(server) else { throw error }
+    } while cursor.take(UInt8(ascii: ","))
+    guard cursor.atEnd else { throw error }
   }
 
   private func parseNetworks(

@@ -14,7 +14,7 @@ public func entryInterface(_ interface: UnsafeMutablePointer<anp_interface>) -> 
 }
 
 /// Which address it is only the running stack knows. A program that looks before it binds gets to see it.
-private func awaitLease() {
+func awaitLease() {
   guard Bootstrap.start() else { return }
   while true {
     anp_wait_prepare()

@@ -14,8 +14,9 @@
   X(close) X(close_range) X(connect) \
   X(dup) X(dup2) X(dup3) \
   X(epoll_create) X(epoll_create1) X(epoll_ctl) X(epoll_pwait) X(epoll_pwait2) X(epoll_wait) \
-  X(fcntl) X(fcntl64) X(fdopen) X(freeifaddrs) \
-  X(getifaddrs) X(getpeername) X(getsockname) X(getsockopt) \
+  X(fcntl) X(fcntl64) X(fdopen) X(freeaddrinfo) X(freeifaddrs) \
+  X(getaddrinfo) X(gethostbyaddr) X(gethostbyaddr_r) X(gethostbyname) X(gethostbyname2) X(gethostbyname2_r) \
+  X(getifaddrs) X(getnameinfo) X(getpeername) X(getsockname) X(getsockopt) \
   X(ioctl) \
   X(listen) \
   X(poll) X(ppoll) X(pselect) \
