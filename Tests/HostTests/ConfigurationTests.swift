@@ -146,6 +146,26 @@ struct ConfigurationTests {
     #expect(configuration(["ANP_ADDR6": "off", "ANP_GATEWAY": "fe80::1"]).error != nil)
   }
 
+  @Test("servers of names of both families, with and without ports")
+  func nameServers() {
+    let c = configuration(["ANP_DNS": "198.18.0.5,192.0.2.1:5353,2001:db8::5,[2001:db8::6]:54,[2001:db8::7]"])
+    #expect(c.error == nil)
+    #expect((0..<c.nameServers.count).map { c.nameServers[$0].port } == [53, 5353, 53, 54, 53])
+    #expect(c.nameServers[0].address == v4(198, 18, 0, 5) && c.nameServers[1].address == v4(192, 0, 2, 1))
+    #expect(text { $0.append(c.nameServers[3].address) } == "2001:db8::6")
+    #expect(configuration(["ANP_DNS": ""]).error == nil && configuration([:]).nameServers.count == 0)
+    let eight = Array(repeating: "192.0.2.1", count: 8).joined(separator: ",")
+    #expect(configuration(["ANP_DNS": eight]).nameServers.count == 8)
+    for wrong in [
+      "one.one", "192.0.2.1,", ",192.0.2.1", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:", "[192.0.2.1]:53",
+      "[2001:db8::1",
+      "2001:db8::1]:53", "0.0.0.0", "::", "224.0.0.1", "192.0.2.1 ", eight + ",192.0.2.2",
+    ] {
+      #expect(configuration(["ANP_DNS": wrong]).error != nil, "\(wrong)")
+    }
+    #expect(explanation(["ANP_DNS": "me"])?.hasPrefix("ANP_DNS=me cannot be used: it takes up to 8 addresses") == true)
+  }
+
   @Test("ip-route(8): routes by gateway, on the link, to nowhere; with MTU and source")
   func routes() {
     let c = configuration([

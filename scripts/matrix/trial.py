@@ -88,6 +88,7 @@ class Trial:
         self.peer_connects = 0  # connections the peers opened, where a row knows
         self.statistics = {}
         self.leaks = set()
+        self.files = {}  # see `file`
         self.started = time.monotonic()
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
@@ -117,16 +118,29 @@ class Trial:
         # `env` and not our own environment: exec'd by the time the program starts, it is never itself preloaded.
         with namespace, open(stdin or os.devnull, "rb") as input, open(out, "wb") as output, open(err, "wb") as errors:
             popen = subprocess.Popen(
-                command, stdin=input, stdout=output, stderr=errors, env=env, cwd=self.directory, start_new_session=True
+                command,
+                stdin=input,
+                stdout=output,
+                stderr=errors,
+                env=env,
+                cwd=self.directory,
+                start_new_session=True,
+                preexec_fn=network.with_files(self.files) if self.files else None,
             )
         process = Process(self, label, command, popen, out, err)
         self.processes.append(process)
         return process
 
-    def peer(self, command, *, name=None, stdin=None, stdout=None, listens=None, ready=None, **environment):
-        """Starts a peer on the kernel's stack; waits until it listens on a port or says that it is ready."""
+    def peer(
+        self, command, *, name=None, stdin=None, stdout=None, listens=None, ready=None, beside=False, **environment
+    ):
+        """Starts a peer on the kernel's stack; waits until it listens on a port or says that it is ready.
+
+        beside: on the program's own machine, where natively the peers are on another.
+        """
+        namespace = self.program_namespace if beside else self.peer_namespace
         process = self._start(
-            self.peer_namespace, name or "peer-" + os.path.basename(command[0]), command, stdin, stdout, environment
+            namespace, name or "peer-" + os.path.basename(command[0]), command, stdin, stdout, environment
         )
         if ready is not None:
             process.until(ready)
@@ -171,6 +185,12 @@ class Trial:
         process = self.program(command, **options)
         process.wait()
         return process
+
+    def file(self, path, text):
+        """Programs started from now on find this in a file of /etc that exists."""
+        self.files[path] = self.path(os.path.basename(path))
+        with open(self.files[path], "w") as file:
+            file.write(text)
 
     # What is seen
 

@@ -1,0 +1,91 @@
+"""A server of names that misbehaves: what it does with a question is the first label of the name.
+
+python3 names_server.py ADDRESS PORT      UDP and TCP; prints each question with its type and where it came from
+"""
+
+import socket
+import struct
+import sys
+import threading
+
+A, CNAME, PTR, AAAA = 1, 5, 12, 28
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
+
+
+def encode(name):
+    labels = [label for label in name.split(".") if label]
+    return b"".join(bytes([len(label)]) + label.encode("latin-1") for label in labels) + b"\0"
+
+
+def record(name, kind, data):
+    return encode(name) + struct.pack("!HHIH", kind, 1, 60, len(data)) + data
+
+
+def answer(message, is_tcp, source):
+    at, labels = 12, []
+    while message[at]:
+        labels.append(message[at + 1 : at + 1 + message[at]].decode("latin-1"))
+        at += 1 + message[at]
+    kind = struct.unpack("!H", message[at + 1 : at + 3])[0]
+    question = message[12 : at + 5]
+    name, word = ".".join(labels), labels[0].lower()
+    more = message[at + 5 :]
+    # AD in the question (RFC 6840 §5.7), and the OPT record with its size and DO (RFC 6891 §6.1).
+    said = " AD" * (message[3] >> 5 & 1) + (f" EDNS {struct.unpack('!H', more[3:5])[0]}" if more else "")
+    said += " DO" if more and more[7] & 0x80 else ""
+    print(f"query[{kind}] {name} from {source[0]}{' over TCP' if is_tcp else ''}{said}", flush=True)
+    code, records, truncated = NOERROR, [], False
+    address = record(name, A, socket.inet_aton("198.18.7.40"))
+    if word == "silent":
+        return None
+    if word in ("servfail", "refused", "notimp", "formerr"):
+        code = {"servfail": SERVFAIL, "refused": REFUSED, "notimp": NOTIMP, "formerr": FORMERR}[word]
+    elif word == "plain":
+        records = [address] if kind == A else []
+    elif word == "servfailsix":
+        code, records = (SERVFAIL, []) if kind == AAAA else (NOERROR, [address])
+    elif word == "nxsix":
+        code, records = (NXDOMAIN, []) if kind == AAAA else (NOERROR, [address])
+    elif word == "loop":
+        records = [record(name, CNAME, encode(name))]
+    elif word == "dangling":
+        records = [record(name, CNAME, encode("nowhere.odd.test"))]
+    elif word == "otheraddress":
+        # Of another name than the one asked for: to be ignored.
+        records = [record("other.odd.test", A, socket.inet_aton("198.18.7.66"))] if kind == A else []
+    elif word == "badname":
+        records = [record(name, CNAME, encode("not a host.odd.test")), record("not a host.odd.test", A, b"\1\2\3\4")]
+    elif word == "truncated":
+        truncated = not is_tcp
+        records = [address] if is_tcp and kind == A else []
+    elif word == "1" and kind == PTR:
+        code = SERVFAIL
+    flags = 0x8080 | (message[2] & 1) << 8 | truncated << 9 | code
+    return message[:2] + struct.pack("!HHHHH", flags, 1, len(records), 0, 0) + question + b"".join(records)
+
+
+def serve_tcp(listener):
+    while True:
+        connection, source = listener.accept()
+        with connection:
+            stream = connection.makefile("rb")
+            while length := stream.read(2):
+                reply = answer(stream.read(struct.unpack("!H", length)[0]), True, source)
+                if reply:
+                    connection.sendall(struct.pack("!H", len(reply)) + reply)
+
+
+def main():
+    address, port = sys.argv[1], int(sys.argv[2])
+    listener = socket.create_server((address, port))
+    threading.Thread(target=serve_tcp, args=[listener], daemon=True).start()
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    datagrams.bind((address, port))
+    print("ready", flush=True)
+    while True:
+        message, source = datagrams.recvfrom(4096)
+        if reply := answer(message, False, source):
+            datagrams.sendto(reply, source)
+
+
+main()
