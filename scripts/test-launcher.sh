@@ -87,10 +87,10 @@ test_run_says_addresses_in_variables() {
   contains "$output" "inet 198.18.1.5/24"
 }
 test_run_passes_options_on_as_variables() {
-  ends 0 "$anp" run --processes 1 --addr 198.18.7.9/28 --gateway 198.18.7.2 --mtu 9000 --debug tcp:trace --log /l --pcap /p --stats --take 10.0.0.0/8 \
+  ends 0 "$anp" run --processes 1 --addr 198.18.7.9/28 --gateway 198.18.7.2 --dns 198.18.7.2:5353 --mtu 9000 --debug tcp:trace --log /l --pcap /p --stats --take 10.0.0.0/8 \
     --take 11.0.0.0/8 --bypass 12.0.0.0/8 --fallback -- sh -c 'env; ip address show anp0'
   local setting
-  for setting in ANP_ADDR=198.18.7.9/28 ANP_GATEWAY=198.18.7.2 198.18.7.2/28 ANP_MTU=9000 ANP_DEBUG=tcp:trace ANP_LOG=/l ANP_PCAP=/p \
+  for setting in ANP_ADDR=198.18.7.9/28 ANP_GATEWAY=198.18.7.2 198.18.7.2/28 ANP_DNS=198.18.7.2:5353 ANP_MTU=9000 ANP_DEBUG=tcp:trace ANP_LOG=/l ANP_PCAP=/p \
     ANP_STATS=1 ANP_TAKE=10.0.0.0/8,11.0.0.0/8 ANP_BYPASS=12.0.0.0/8 ANP_FALLBACK=kernel "mtu 9000"; do
     contains "$output" "$setting"
   done

@@ -14,6 +14,11 @@ struct StackOptions: ParsableArguments {
     help: ArgumentHelp(
       "The way out of the stack's network (ANP_GATEWAY); default: the kernel's end.", valueName: "address"))
   var gateway: String?
+  @Option(
+    help: ArgumentHelp(
+      "The servers asked for names (ANP_DNS); default: the network's, else those of resolv.conf. See docs/NAMES.md.",
+      valueName: "address"))
+  var dns: String?
   @Option(help: ArgumentHelp("Largest packet, for both ends where anp makes the device (ANP_MTU).", valueName: "bytes"))
   var mtu: Int?
   @Option(
@@ -98,6 +103,7 @@ struct StackOptions: ParsableArguments {
     let addresses = cables.cables.compactMap(\.stack?.text)
     if addresses.count == cables.cables.count { environment["ANP_ADDR"] = addresses.joined(separator: ";") }
     if let gateway { environment["ANP_GATEWAY"] = gateway }
+    if let dns { environment["ANP_DNS"] = dns }
     if let mtu { environment["ANP_MTU"] = String(mtu) }
     if let debug { environment["ANP_DEBUG"] = debug }
     if let log { environment["ANP_LOG"] = log }
