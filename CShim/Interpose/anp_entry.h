@@ -16,7 +16,8 @@
 /// Added to a call's MSG_ flags: it is read, readv, write or writev.
 enum { ANP_PLAIN_IO = 0x01000000 };
 
-long anp_entry_socket_created(int fd, int family, int type, int protocol);
+/// `stands_in`: `fd` is a UDP socket in place of one that the kernel refused.
+long anp_entry_socket_created(int fd, int family, int type, int protocol, int stands_in);
 long anp_entry_close(int fd, uint64_t entry);
 long anp_entry_close_range(unsigned first, unsigned last, int flags);
 long anp_entry_duplicated(uint64_t entry, int duplicate);
@@ -32,8 +33,9 @@ long anp_entry_shutdown(int fd, uint64_t entry, int how);
 long anp_entry_name(int fd, uint64_t entry, int is_peer, void *address, uint32_t *length);
 
 long anp_entry_receive(int fd, uint64_t entry, const struct iovec *vectors, long count, int flags, struct msghdr *message);
+/// `message` is sendmsg's where it has control data, else NULL.
 long anp_entry_send(int fd, uint64_t entry, const struct iovec *vectors, long count, int flags, const void *name,
-                    uint32_t name_length);
+                    uint32_t name_length, const struct msghdr *message);
 long anp_entry_sendfile(int fd, uint64_t entry, int input, int64_t *offset, long count, void *stretch, long stretch_size);
 long anp_entry_ioctl(int fd, uint64_t entry, unsigned long request, void *argument);
 

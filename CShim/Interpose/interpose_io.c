@@ -118,7 +118,7 @@ ANP_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int fl
 static long send_to(int fd, uint64_t entry, const void *buffer, size_t length, int flags, const struct sockaddr *name,
                     socklen_t name_length) {
   struct iovec vector = single(buffer, length);
-  return anp_entry_send(fd, entry, &vector, 1, flags, name, name_length);
+  return anp_entry_send(fd, entry, &vector, 1, flags, name, name_length, NULL);
 }
 
 ANP_EXPORT ssize_t write(int fd, const void *buffer, size_t length) {
@@ -127,7 +127,7 @@ ANP_EXPORT ssize_t write(int fd, const void *buffer, size_t length) {
 
 ANP_EXPORT ssize_t writev(int fd, const struct iovec *vectors, int count) {
   ANP_ROUTE(fd, ANP_REAL(writev)(fd, vectors, count),
-            count < 0 || count > IOV_MAX ? -EINVAL : anp_entry_send(fd, entry, vectors, count, ANP_PLAIN_IO, NULL, 0));
+            count < 0 || count > IOV_MAX ? -EINVAL : anp_entry_send(fd, entry, vectors, count, ANP_PLAIN_IO, NULL, 0, NULL));
 }
 
 ANP_EXPORT ssize_t send(int fd, const void *buffer, size_t length, int flags) {
@@ -144,7 +144,7 @@ static long send_message(int fd, uint64_t entry, const struct msghdr *message, i
   if (anp_is_nowhere(message)) return -EFAULT;
   if (message->msg_iovlen > IOV_MAX) return -EMSGSIZE;
   return anp_entry_send(fd, entry, message->msg_iov, (long)message->msg_iovlen, flags, message->msg_name,
-                        message->msg_namelen);
+                        message->msg_namelen, message->msg_control && message->msg_controllen ? message : NULL);
 }
 
 ANP_EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
@@ -157,7 +157,12 @@ static long send_messages(int fd, uint64_t entry, struct mmsghdr *messages, unsi
   unsigned done = 0;
   while (done < count) {
     long result = send_message(fd, entry, &messages[done].msg_hdr, flags);
-    if (result < 0) return done > 0 && result != ANP_PASS ? (long)done : result;
+    if (result == ANP_PASS && anp_fd_look_up(fd) == entry) {
+      // This one goes by the kernel; the next may not.
+      result = ANP_REAL(sendmsg)(fd, &messages[done].msg_hdr, flags);
+      if (result < 0) result = -errno;
+    }
+    if (result < 0) return done > 0 ? (long)done : result;
     messages[done].msg_len = (unsigned)result;
     done += 1;
   }

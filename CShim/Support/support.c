@@ -26,6 +26,23 @@ int anp_kernel_bind(int fd, const void *address, uint32_t length) {
   return (int)anp_syscall3(SYS_bind, fd, (long)address, length);
 }
 
+int anp_kernel_connect(int fd, const void *address, uint32_t length) {
+  return (int)anp_syscall3(SYS_connect, fd, (long)address, length);
+}
+
+ssize_t anp_kernel_recvmsg(int fd, struct msghdr *message, int flags) {
+  return anp_syscall3(SYS_recvmsg, fd, (long)message, flags);
+}
+
+int anp_kernel_epoll_create(void) { return (int)anp_syscall3(SYS_epoll_create1, EPOLL_CLOEXEC, 0, 0); }
+
+int anp_kernel_epoll_marks(int epfd, uint64_t *marks, int most) {
+  struct epoll_event events[16];
+  int count = (int)anp_syscall6(SYS_epoll_pwait, epfd, (long)events, most < 16 ? most : 16, -1, 0, 8);
+  for (int i = 0; i < count; i++) marks[i] = events[i].data.u64;
+  return count;
+}
+
 int anp_kernel_getsockname(int fd, void *address, uint32_t *length) {
   return (int)anp_syscall3(SYS_getsockname, fd, (long)address, (long)length);
 }

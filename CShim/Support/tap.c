@@ -15,6 +15,12 @@
 
 #include "anp_host.h"
 
+// Headers older than Linux 6.2 lack them.
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
 _Static_assert(sizeof(struct anp_vnet_header) == ANP_VNET_HEADER_SIZE, "virtio_net_hdr is 10 bytes");
 _Static_assert(sizeof(struct anp_vnet_header) == sizeof(struct virtio_net_hdr), "virtio_net_hdr");
 _Static_assert(offsetof(struct anp_vnet_header, segment_size) == offsetof(struct virtio_net_hdr, gso_size), "gso_size");
@@ -85,7 +91,8 @@ int anp_tap_set_offloads(int fd, unsigned offloads) {
   unsigned long features = ((offloads & ANP_OFFLOAD_CHECKSUM) ? TUN_F_CSUM : 0) |
                            ((offloads & ANP_OFFLOAD_TSO4) ? TUN_F_TSO4 : 0) |
                            ((offloads & ANP_OFFLOAD_TSO6) ? TUN_F_TSO6 : 0) |
-                           ((offloads & ANP_OFFLOAD_ECN) ? TUN_F_TSO_ECN : 0);
+                           ((offloads & ANP_OFFLOAD_ECN) ? TUN_F_TSO_ECN : 0) |
+                           ((offloads & ANP_OFFLOAD_USO) ? TUN_F_USO4 | TUN_F_USO6 : 0);
   return (int)control(fd, TUNSETOFFLOAD, (void *)features);
 }
 

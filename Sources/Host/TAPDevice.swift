@@ -152,6 +152,7 @@ package struct TAPDevice {
     capabilities.mtu = wantedMTU ?? deviceMTU
     capabilities.hardwareAddress = ourHardwareAddress(asking, name)
 
+    capabilities.interfaceIndex = Int(anp_interface_index(asking, name))
     let address = anp_interface_address(asking, name)
     if address != 0 { capabilities.hostAddress = IPv4Address(bits: address) }
     let index = UInt32(max(0, anp_interface_index(asking, name)))
@@ -177,9 +178,8 @@ package struct TAPDevice {
     guard result == 0 else { throw DeviceError(step: .attach, code: -result) }
   }
 
-  /// Asks for what the stack can take in: unfinished checksums and TCP super-frames. UDP super-frames (USO) are left out,
-  /// the stack would have to cut them apart again. What a TAP takes in from us does not depend on it, but a kernel that has one
-  /// has the other.
+  /// Asks for what the stack can take in: unfinished checksums, TCP and UDP super-frames. What a TAP takes in from us does not
+  /// depend on it, but a kernel that has one has the other.
   private static func negotiateOffloads(
     _ descriptor: Int32, _ offloads: Offloads, _ capabilities: inout DeviceCapabilities
   ) {
@@ -187,7 +187,7 @@ package struct TAPDevice {
     let four = checksum | ANP_OFFLOAD_TSO4
     let six = four | ANP_OFFLOAD_TSO6
     let all = six | ANP_OFFLOAD_ECN
-    let steps: InlineArray<4, Int> = [all, six, four, checksum]
+    let steps: InlineArray<5, Int> = [all | ANP_OFFLOAD_USO, all, six, four, checksum]
     var got = 0
     for i in steps.indices where got == 0 {
       if anp_tap_set_offloads(descriptor, UInt32(steps[i])) == 0 { got = steps[i] }
@@ -197,6 +197,7 @@ package struct TAPDevice {
     let segments = capabilities.checksumOffload && offloads.contains(.segmentation)
     capabilities.tcpSegmentation4 = segments && got & ANP_OFFLOAD_TSO4 != 0
     capabilities.tcpSegmentation6 = segments && got & ANP_OFFLOAD_TSO6 != 0
+    capabilities.udpSegmentation = segments && got & ANP_OFFLOAD_USO != 0
     // Since 6.3 Linux takes an IPv4 super-frame's length from the packet where the header says 0; before, it drops such a packet.
     if capabilities.tcpSegmentation4, offloads.contains(.bigTCP), anp_kernel_version() >= 6 << 8 | 3 {
       capabilities.largestSuperPacket = bigPacket

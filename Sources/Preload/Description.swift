@@ -59,6 +59,10 @@ struct Description: ~Copyable, Pooled {
 
   var family: Int32 = 0
   var kind = SocketKind.stream
+  /// Of a datagram socket.
+  var datagramKind = DatagramKind.udp
+  /// The placeholder is a UDP socket, as the kernel refused one of this type: it can never become the kernel's.
+  var isStoodInFor = false
   /// As given to socket(): SO_PROTOCOL.
   var ipProtocol: Int32 = 0
 
@@ -82,14 +86,27 @@ struct Description: ~Copyable, Pooled {
   var onlyIPv6 = false
   /// What the socket is bound to where bind was asked for any address.
   var wildcard: IPAddress { family == Family.inet6 ? .anyIPv6 : .anyIPv4 }
-  /// SO_TIMESTAMP: 1 timeval, 2 timespec (SO_TIMESTAMPNS)
-  var timestamps: UInt8 = 0
+  /// SO_TIMESTAMP or SO_TIMESTAMPNS, in the layout that was asked for: the option's number; 0 = off.
+  var timestamps: Int32 = 0
+  /// SO_TIMESTAMPING's flags, and which of its two numbers was used.
+  var timestampingFlags: Int32 = 0
+  var timestamping: Int32 = 0
   /// bind(wildcard, port 0) happened on the placeholder; the stack is told when the side is decided.
   var boundToEphemeral = false
   /// A connect is under way whose success no connect call has reported yet.
   var connectUnreported = false
   var zeroCopy = ZeroCopyQueue()
   var recorded = RecordedOptions()
+  var recordedDatagram = RecordedOptions()
+  /// IP_MULTICAST_IF, as getsockopt tells it.
+  var multicastInterface = IPAddress.anyIPv4
+
+  /// A datagram socket's other side (KernelSide.swift): whether there is one, whether something may be waiting there, whether it is the
+  /// one that connect chose, and whose turn it is where both have something.
+  let hasKernelSide = Atomic<Bool>(false)
+  let kernelReadable = Atomic<Bool>(false)
+  let isConnectedToKernel = Atomic<Bool>(false)
+  let kernelsTurn = Atomic<Bool>(false)
 
   /// Futex words that change when the socket may have become readable or writable, and whether anybody sleeps there.
   let readWord: WordPointer
@@ -122,10 +139,23 @@ struct Description: ~Copyable, Pooled {
   var side: Side { Side(rawValue: sideValue.load(ordering: .acquiring)).unsafelyUnwrapped }
   func setSide(_ side: Side) { sideValue.store(side.rawValue, ordering: .sequentiallyConsistent) }
 
+  /// SO_TYPE
+  var socketType: Int32 {
+    if kind == .stream { return SocketType.stream }
+    return datagramKind == .raw ? SocketType.raw : SocketType.datagram
+  }
+
+  /// Waiting for what comes tells that it is the stack's: it serves, or listens to a whole protocol.
+  var servesWhenWaitedFor: Bool {
+    kind == .datagram && (boundToEphemeral && !hasKernelSide.load(ordering: .relaxed) || datagramKind == .raw)
+  }
+
   /// What the stack hands back with a change: 0 means nobody.
   var cookie: UInt32 { index + 1 }
 
   mutating func begin(family: Int32, kind: SocketKind, ipProtocol: Int32) {
+    datagramKind = .udp
+    isStoodInFor = false
     self.family = family
     self.kind = kind
     self.ipProtocol = ipProtocol
@@ -139,10 +169,18 @@ struct Description: ~Copyable, Pooled {
     sendTimeout = -1
     onlyIPv6 = false
     timestamps = 0
+    timestampingFlags = 0
+    timestamping = 0
     boundToEphemeral = false
     connectUnreported = false
     zeroCopy = ZeroCopyQueue()
     recorded = RecordedOptions()
+    recordedDatagram = RecordedOptions()
+    multicastInterface = .anyIPv4
+    hasKernelSide.store(false, ordering: .relaxed)
+    kernelReadable.store(false, ordering: .relaxed)
+    isConnectedToKernel.store(false, ordering: .relaxed)
+    kernelsTurn.store(false, ordering: .relaxed)
     readWaiting.store(false, ordering: .relaxed)
     writeWaiting.store(false, ordering: .relaxed)
     pollers.store(0, ordering: .relaxed)
@@ -175,12 +213,15 @@ extension UnsafeMutablePointer where Pointee == Description {
       }
       var level = pointee.shard.unsafelyUnwrapped.pointee.stack.readiness(pointee.handle).rawValue
       if !pointee.zeroCopy.isEmpty { level |= PollEvent.error }
+      if pointee.kernelReadable.load(ordering: .sequentiallyConsistent) { level |= Readiness.readable.rawValue }
       // datagram_poll says EPOLLWRBAND as well, tcp_poll does not.
       return pointee.kind == .datagram && level & PollEvent.writable != 0 ? level | PollEvent.writeBand : level
     case .undecided, .kernel:
       // What Linux reports for a fresh socket: a stream one is TCP_CLOSE, hence hung up (tcp_poll).
       let writable = PollEvent.writable | PollEvent.writeNormal
-      return pointee.kind == .stream ? writable | PollEvent.hangUp : writable | PollEvent.writeBand
+      if pointee.kind == .stream { return writable | PollEvent.hangUp }
+      let isReadable = pointee.kernelReadable.load(ordering: .sequentiallyConsistent)
+      return writable | PollEvent.writeBand | (isReadable ? Readiness.readable.rawValue : 0)
     }
   }
 

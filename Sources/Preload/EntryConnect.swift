@@ -48,10 +48,14 @@ private func bind(
   let scope = SockAddr.checkScope(address, length, endpoint.address)
   if scope != 0 { return scope }
   if Spread.isNeeded(description) { return Spread.bind(description, endpoint) }
-  return withShard(description) { shard, now throws(SocketError) in
+  let result = withShard(description) { shard, now throws(SocketError) in
     try shard.pointee.stack.bind(description.pointee.handle, to: endpoint, now: now)
     return 0
   }
+  if result == 0, description.pointee.kind == .datagram, endpoint.address.isUnspecified {
+    KernelSide.openForServer(description, fd, port: endpoint.port)
+  }
+  return result
 }
 
 @c(anp_entry_connect)
@@ -80,11 +84,25 @@ private func connect(
       let decided = Sides.becomeStack(description, fd, for: endpoint.address)
       if decided != 0 { return decided }
     }
+    if description.pointee.kind == .datagram, Sides.destination(endpoint.address) == .kernel,
+      KernelSide.open(description, fd, for: endpoint.address)
+    {
+      _ = withShard(description) { shard, now throws(SocketError) in
+        try shard.pointee.stack.disconnect(description.pointee.handle, now: now)
+        return 0
+      }
+      description.pointee.isConnectedToKernel.store(true, ordering: .relaxed)
+      return passToKernel
+    }
     let waited = Sides.awaitLease(description, for: endpoint.address)
     if waited != 0 { return waited }
     let scope = SockAddr.checkScope(address, length, endpoint.address)
     if scope != 0 { return scope }
     Sides.awaitRouter(toward: endpoint.address)
+  }
+  if description.pointee.isConnectedToKernel.exchange(false, ordering: .relaxed) {
+    KernelSide.disconnect(fd)
+    if endpoint.address.isUnspecified { return 0 }
   }
   if description.pointee.kind == .datagram {
     return withShard(description) { shard, now throws(SocketError) in
@@ -284,6 +302,7 @@ public func entryName(
 ) -> Int {
   withSocket(fd, entry) { description in
     if description.pointee.side == .undecided { return passToKernel }
+    if description.pointee.isConnectedToKernel.load(ordering: .relaxed) { return passToKernel }
     var endpoint = Endpoint(.anyIPv4, 0)
     let result = withShard(description) { shard, _ throws(SocketError) in
       endpoint =

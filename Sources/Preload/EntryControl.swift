@@ -3,6 +3,7 @@
 import CSupport
 import Host
 import Netstack
+import Synchronization
 
 @c(anp_entry_ioctl)
 public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument: UnsafeMutableRawPointer?) -> Int {
@@ -17,6 +18,7 @@ public func entryIoctl(_ fd: Int32, _ entry: UInt64, _ request: UInt, _ argument
         value = Int32(truncatingIfNeeded: shard.pointee.stack.unreadBytes(description.pointee.handle))
         return 0
       }
+      if value == 0, description.pointee.kernelReadable.load(ordering: .relaxed) { return passToKernel }
     case 0x5411:  // TIOCOUTQ, SIOCOUTQ
       result = withShard(description) { shard, _ throws(SocketError) in
         if shard.pointee.stack.isListening(description.pointee.handle) { throw .invalidArgument }

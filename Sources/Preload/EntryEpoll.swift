@@ -63,8 +63,7 @@ public func entryEpollControl(
   guard let description = acquireDescription(entry) else { return -Errno.badDescriptor }
   defer { description.release() }
   if description.pointee.side == .kernel { return passToKernel }
-  if description.pointee.side == .undecided, description.pointee.boundToEphemeral, description.pointee.kind == .datagram
-  {
+  if description.pointee.side == .undecided, description.pointee.servesWhenWaitedFor {
     // Bound and about to be waited for: it serves, and serving is the stack's.
     let decided = Sides.becomeStack(description, fd)
     if decided != 0 { return decided }

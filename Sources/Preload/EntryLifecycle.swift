@@ -10,14 +10,21 @@ import Synchronization
 
 /// `fd` is a fresh kernel socket of an internet family: it becomes a placeholder. 0 or a negative errno.
 @c(anp_entry_socket_created)
-public func entrySocketCreated(_ fd: Int32, _ family: Int32, _ type: Int32, _ ipProtocol: Int32) -> Int {
+public func entrySocketCreated(
+  _ fd: Int32, _ family: Int32, _ type: Int32, _ ipProtocol: Int32, _ standsIn: Int32
+) -> Int {
   anp_enter()
   defer { anp_leave() }
   let isStream = type & 0xf == SocketType.stream
+  let isRaw = type & 0xf == SocketType.raw
+  let isPing = !isStream && !isRaw && ipProtocol == Level.icmp
   guard
     let description = DescriptionPointer.make(
-      family: family, kind: isStream ? .stream : .datagram, ipProtocol: isStream ? Level.tcp : Level.udp)
+      family: family, kind: isStream ? .stream : .datagram,
+      ipProtocol: isStream ? Level.tcp : isRaw || isPing ? ipProtocol : Level.udp)
   else { return -Errno.noMemory }
+  description.pointee.datagramKind = isRaw ? .raw : isPing ? .ping : .udp
+  description.pointee.isStoodInFor = standsIn != 0
   description.pointee.nonBlocking.store(type & SocketType.nonBlocking != 0, ordering: .relaxed)
   let result = Int(anp_fd_exchange(fd, description.tableEntry, nil))
   if result != 0 { description.release() }

@@ -5,6 +5,7 @@ import CSupport
 import Host
 import Netstack
 import Synchronization
+import Wire
 
 // MARK: Setting
 
@@ -23,6 +24,14 @@ public func entrySetsockopt(
       return setCongestion(description, value, length)
     case .placeholder, .type, .domain, .ipProtocol, .pendingError, .information:
       return passToKernel
+    case .membership: return Membership.set(description, fd, level, name, value, length)
+    case .multicastInterface: return Membership.setInterface(description, value, length)
+    case .datagram(let option) where isOfRawSockets(option):
+      guard description.pointee.datagramKind == .raw else { return -Errno.protocolNotAvailable }
+      if !description.pointee.isStoodInFor {
+        let placed = Int(anp_kernel_setsockopt(fd, level, name, value, length))
+        if placed < 0 { return placed }
+      }
     case .stack(let option) where !isUndecided && Options.isHot(option):
       break
     default:
@@ -33,12 +42,16 @@ public func entrySetsockopt(
     if length > 0, anp_is_nowhere(value) != 0 { return -Errno.fault }
     // The placeholder took it, so the value is there and long enough, but for the hot ones and IP's of no length.
     guard let value else { return length == 0 ? -Errno.invalid : -Errno.fault }
-    return set(description, route, level, value, length)
+    return set(description, route, level, name, value, length)
   }
 }
 
+/// What a UDP socket that stands in for a raw one does not know.
+private func isOfRawSockets(_ option: DatagramOption) -> Bool { option == .includesHeader || option == .icmpFilter }
+
 private func set(
-  _ description: DescriptionPointer, _ route: OptionRoute, _ level: Int32, _ value: UnsafeRawPointer, _ length: UInt32
+  _ description: DescriptionPointer, _ route: OptionRoute, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer,
+  _ length: UInt32
 ) -> Int {
   switch route {
   case .receiveTimeout:
@@ -63,11 +76,12 @@ private func set(
     return -Errno.invalid
   }
   switch route {
-  case .timestamp:
-    description.pointee.timestamps = number != 0 ? 1 : 0
+  case .timestamp, .timestampNanoseconds:
+    description.pointee.timestamps = number != 0 ? name : 0
     return 0
-  case .timestampNanoseconds:
-    description.pointee.timestamps = number != 0 ? 2 : 0
+  case .timestamping:
+    description.pointee.timestamping = name
+    description.pointee.timestampingFlags = number
     return 0
   case .zeroCopy:
     description.pointee.zeroCopy.isOn = number != 0
@@ -77,6 +91,8 @@ private func set(
     if option == .onlyIPv6, description.pointee.boundToEphemeral { return -Errno.invalid }
     if option == .onlyIPv6, description.pointee.side == .undecided { description.pointee.onlyIPv6 = number != 0 }
     return apply(description, option, Options.isBoolean(option) && number != 0 ? 1 : number)
+  case .datagram(let option):
+    return apply(description, option, number)
   default:
     return -Errno.protocolNotAvailable
   }
@@ -90,6 +106,17 @@ private func apply(_ description: DescriptionPointer, _ option: SocketOption, _ 
   }
   return Spread.withEach(description) { shard, handle, now throws(SocketError) in
     try shard.pointee.stack.setOption(handle, option, Int(value), now: now)
+  }
+}
+
+private func apply(_ description: DescriptionPointer, _ option: DatagramOption, _ value: Int32) -> Int {
+  if description.pointee.side == .undecided {
+    description.pointee.recordedDatagram.record(option, value)
+    return 0
+  }
+  return withShard(description) { shard, now throws(SocketError) in
+    try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
+    return 0
   }
 }
 
@@ -129,12 +156,24 @@ public func entryGetsockopt(
   withSocket(fd, entry) { description in
     let route = Options.route(level: level, name: name, kind: description.pointee.kind)
     // Everything set so far was set on the placeholder too, but for this one: the kernel may not have the algorithm.
-    if description.pointee.side == .undecided, route != .congestion { return passToKernel }
+    if description.pointee.side == .undecided, route != .congestion, !isAnsweredHere(description, route) {
+      return passToKernel
+    }
     if route == .placeholder { return passToKernel }
     guard let length, anp_is_nowhere(length) == 0 else { return -Errno.fault }
     guard Int32(bitPattern: length.pointee) >= 0 else { return -Errno.invalid }
     let answer = Answer(value: value, length: length, isByteAllowed: level == Level.ip)
-    return get(description, route, answer)
+    return get(description, route, name, answer)
+  }
+}
+
+/// A placeholder that stands in for a socket of another type does not know what that is.
+private func isAnsweredHere(_ description: DescriptionPointer, _ route: OptionRoute) -> Bool {
+  guard description.pointee.isStoodInFor else { return route == .multicastInterface }
+  switch route {
+  case .type, .ipProtocol, .multicastInterface: return true
+  case .datagram(let option): return isOfRawSockets(option)
+  default: return false
   }
 }
 
@@ -164,13 +203,34 @@ private struct Answer {
   }
 }
 
-private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ answer: Answer) -> Int {
+private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ name: Int32, _ answer: Answer) -> Int {
   switch route {
-  case .type: return answer.write(description.pointee.kind == .stream ? SocketType.stream : SocketType.datagram)
+  case .type: return answer.write(description.pointee.socketType)
   case .domain: return answer.write(description.pointee.family)
   case .ipProtocol: return answer.write(description.pointee.ipProtocol)
-  case .timestamp: return answer.write(description.pointee.timestamps == 1 ? 1 : 0)
-  case .timestampNanoseconds: return answer.write(description.pointee.timestamps == 2 ? 1 : 0)
+  case .timestamp, .timestampNanoseconds:
+    // SO_TIMESTAMP_NEW says yes to SO_TIMESTAMPNS_NEW as well, and only that one does (sk_getsockopt).
+    let isSet = description.pointee.timestamps == name || name == 63 && description.pointee.timestamps == 64
+    return answer.write(isSet ? 1 : 0)
+  case .timestamping:
+    // With the flags what SOF_TIMESTAMPING_BIND_PHC binds to: nothing.
+    var image = (description.pointee.timestampingFlags, Int32(0))
+    return answer.write(&image, 8)
+  case .multicastInterface:
+    var address = description.pointee.multicastInterface.v4.bits.bigEndian
+    return answer.write(&address, 4)
+  case .membership: return -Errno.protocolNotAvailable
+  case .datagram(let option):
+    if isOfRawSockets(option), description.pointee.datagramKind != .raw { return -Errno.protocolNotAvailable }
+    if description.pointee.side == .undecided {
+      return answer.write(description.pointee.recordedDatagram.value(option) ?? 0)
+    }
+    var number = 0
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      number = try shard.pointee.stack.option(description.pointee.handle, option)
+      return 0
+    }
+    return result != 0 ? result : answer.write(Int32(truncatingIfNeeded: number))
   case .zeroCopy: return answer.write(description.pointee.zeroCopy.isOn ? 1 : 0)
   case .receiveTimeout: return write(description.pointee.receiveTimeout, answer)
   case .sendTimeout: return write(description.pointee.sendTimeout, answer)

@@ -135,10 +135,8 @@ private func prepare(_ call: Poll) -> Bool {
     switch anp_fd_kind_of(entry) {
     case ANP_FD_SOCKET:
       guard let description = acquireDescription(entry) else { continue }
-      if description.pointee.side == .undecided, description.pointee.boundToEphemeral,
-        description.pointee.kind == .datagram
-      {
-        // Bound and waited for: it serves, and serving is the stack's.
+      if description.pointee.side == .undecided, description.pointee.servesWhenWaitedFor {
+        // Bound and waited for, or raw: it serves, and serving is the stack's.
         _ = Sides.becomeStack(description, fd)
       }
       if description.pointee.side == .kernel { hasKernel = true }

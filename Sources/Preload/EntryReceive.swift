@@ -16,7 +16,7 @@ public func entryReceive(
   withSocket(fd, entry) { description in
     if description.pointee.side == .undecided {
       if description.pointee.kind == .stream { return passToKernel }
-      if description.pointee.boundToEphemeral {
+      if description.pointee.servesWhenWaitedFor {
         let decided = Sides.becomeStack(description, fd)
         if decided != 0 { return decided }
       }
@@ -28,11 +28,10 @@ public func entryReceive(
     if buffers.total == 0, flags & MessageFlag.plainIO != 0 { return 0 }
     // There is no urgent data; datagrams know no such thing.
     if flags & MessageFlag.outOfBand != 0, description.pointee.kind == .stream { return -Errno.invalid }
-    // Errors come with the calls themselves: the error queue has only MSG_ZEROCOPY's notifications.
-    if flags & MessageFlag.errorQueue != 0 { return ZeroCopy.receive(description, message) }
+    if flags & MessageFlag.errorQueue != 0 { return receiveError(description, buffers, flags, message) }
     return description.pointee.kind == .stream
       ? receiveStream(description, buffers, flags, message)
-      : receiveDatagram(description, buffers, flags, message)
+      : receiveDatagram(description, fd, vectors, count, buffers, flags, message)
   }
 }
 
@@ -167,10 +166,46 @@ extension msghdr {
   }
 }
 
+/// MSG_ERRQUEUE: MSG_ZEROCOPY's notifications, and a datagram socket's errors. Never waits.
+private func receiveError(
+  _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ message: UnsafeMutablePointer<msghdr>?
+) -> Int {
+  guard description.pointee.kind == .datagram, description.pointee.side == .stack else {
+    return ZeroCopy.receive(description, message)
+  }
+  let notified = ZeroCopy.receive(description, message)
+  if notified != -Errno.again { return notified }
+  var hasLooked = false
+  while true {
+    let result = withShard(description) { shard, _ throws(SocketError) in
+      let scratch = UnsafeMutableRawBufferPointer(
+        start: shard.pointee.scratch, count: min(buffers.total, Shard.scratchSize))
+      guard let error = shard.pointee.stack.receiveError(description.pointee.handle, into: scratch) else {
+        throw .wouldBlock
+      }
+      buffers.scatter(from: shard.pointee.scratch, error.datagram.copied)
+      if let message {
+        if let name = message.pointee.msg_name {
+          message.pointee.msg_namelen = SockAddr.write(
+            error.datagram.source, family: description.pointee.family, to: name,
+            room: Int(message.pointee.msg_namelen))
+        }
+        message.pointee.msg_flags = MessageFlag.errorQueue
+        if error.datagram.copied < error.datagram.length { message.pointee.msg_flags |= MessageFlag.truncate }
+        ControlMessages.write(error, description, shard, to: message)
+      }
+      return error.datagram.copied
+    }
+    guard result == -Errno.again, !hasLooked, Resident.pollOnce(description.place.sources) else { return result }
+    hasLooked = true
+  }
+}
+
 // MARK: Datagram
 
 private func receiveDatagram(
-  _ description: DescriptionPointer, _ buffers: Buffers, _ flags: Int32, _ message: UnsafeMutablePointer<msghdr>?
+  _ description: DescriptionPointer, _ fd: Int32, _ vectors: UnsafePointer<iovec>?, _ count: Int, _ buffers: Buffers,
+  _ flags: Int32, _ message: UnsafeMutablePointer<msghdr>?
 ) -> Int {
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
@@ -182,8 +217,18 @@ private func receiveDatagram(
     description.pointee.readWaiting.store(true, ordering: .sequentiallyConsistent)
     switch description.pointee.side {
     case .kernel: return passToKernel
-    case .undecided: break  // nobody can have sent to it yet
+    case .undecided:
+      // Nobody can have sent to it yet, but from loopback.
+      if description.pointee.hasKernelSide.load(ordering: .relaxed) {
+        let result = KernelSide.receive(description, fd, vectors, count, flags, message)
+        if result != -Errno.again { return result }
+      }
     case .stack:
+      let hasKernelSide = description.pointee.hasKernelSide.load(ordering: .relaxed)
+      if hasKernelSide, description.pointee.kernelsTurn.exchange(false, ordering: .relaxed) {
+        let result = KernelSide.receive(description, fd, vectors, count, flags, message)
+        if result != -Errno.again { return result }
+      }
       var isEnding = false
       let result = withShard(description) { shard, now throws(SocketError) in
         do throws(SocketError) {
@@ -194,7 +239,14 @@ private func receiveDatagram(
           throw error
         }
       }
-      if result != -Errno.again { return result }
+      if result != -Errno.again {
+        if hasKernelSide { description.pointee.kernelsTurn.store(true, ordering: .relaxed) }
+        return result
+      }
+      if hasKernelSide {
+        let result = KernelSide.receive(description, fd, vectors, count, flags, message)
+        if result != -Errno.again { return result }
+      }
       // SHUT_RD ends only a call that would wait (__skb_wait_for_more_packets).
       if isEnding, !nonBlocking { return 0 }
     }
@@ -237,7 +289,7 @@ private func takeDatagram(
         datagram.source, family: description.pointee.family, to: name, room: Int(message.pointee.msg_namelen))
     }
     message.pointee.msg_flags = isCut ? MessageFlag.truncate : 0
-    try ControlMessages.write(datagram, description, shard, to: message)
+    ControlMessages.write(datagram, description, shard, to: message)
   }
   return flags & MessageFlag.truncate != 0 ? datagram.length : datagram.copied
 }

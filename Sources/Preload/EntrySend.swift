@@ -10,13 +10,13 @@ import Wire
 @c(anp_entry_send)
 public func entrySend(
   _ fd: Int32, _ entry: UInt64, _ vectors: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32,
-  _ name: UnsafeRawPointer?, _ nameLength: UInt32
+  _ name: UnsafeRawPointer?, _ nameLength: UInt32, _ message: UnsafePointer<msghdr>?
 ) -> Int {
   withSocket(fd, entry, sends: true) { description in
     var error = 0
     guard let buffers = Buffers(vectors, count: count, error: &error) else { return error }
     if description.pointee.kind == .datagram {
-      let sent = sendDatagram(description, fd, buffers, flags, name, nameLength)
+      let sent = sendDatagram(description, fd, buffers, flags, name, nameLength, message)
       if flags & MessageFlag.zeroCopy != 0 { ZeroCopy.complete(description, sent: sent, isCopied: true) }
       return sent
     }
@@ -230,36 +230,49 @@ private func putStream(
 
 private func sendDatagram(
   _ description: DescriptionPointer, _ fd: Int32, _ buffers: Buffers, _ flags: Int32, _ name: UnsafeRawPointer?,
-  _ nameLength: UInt32
+  _ nameLength: UInt32, _ control: UnsafePointer<msghdr>?
 ) -> Int {
   if flags & MessageFlag.outOfBand != 0 { return -Errno.notSupported }
-  var destination: Endpoint?
+  var message = DatagramMessage()
   if let name, nameLength > 0 {
     switch parseDestination(name, nameLength, description) {
-    case .endpoint(let endpoint): destination = Sides.thisHost(endpoint)
+    case .endpoint(let endpoint): message.destination = Sides.thisHost(endpoint)
     case .failure(let error): return error
     case .unspecified: break  // an IPv6 socket: as if no name were given (udpv6_sendmsg)
     }
   }
   if description.pointee.side == .undecided {
-    guard let destination else { return passToKernel }
+    guard let destination = message.destination else { return passToKernel }
     switch Sides.destination(destination.address) {
-    case .kernel: return Sides.becomeKernel(description)
+    case .kernel:
+      if KernelSide.open(description, fd, for: destination.address) { return passToKernel }
+      return Sides.becomeKernel(description)
     case .refused(let error): return error
     case .stack: break
     }
     let decided = Sides.becomeStack(description, fd, for: destination.address)
     if decided != 0 { return decided }
   }
-  if let destination {
+  if let destination = message.destination {
+    if Sides.destination(destination.address) == .kernel,
+      KernelSide.open(description, fd, for: destination.address)
+    {
+      return passToKernel
+    }
     let waited = Sides.awaitLease(description, for: destination.address)
     if waited != 0 { return waited }
     let scope = SockAddr.checkScope(name, nameLength, destination.address)
     if scope != 0 { return scope }
     Sides.awaitRouter(toward: destination.address)
+  } else if description.pointee.isConnectedToKernel.load(ordering: .relaxed) {
+    return passToKernel
   }
-  // 65,535 less the UDP header; over IPv4 a little less.
-  if buffers.total > 65527 { return -Errno.messageTooLong }
+  if let control {
+    let error = ControlMessages.read(control, description, &message)
+    if error != 0 { return error }
+  }
+  message.more = flags & MessageFlag.more != 0
+  if buffers.total > 65535 { return -Errno.messageTooLong }
   let nonBlocking =
     flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
   var deadline: Deadline?
@@ -274,7 +287,7 @@ private func sendDatagram(
         buffers.gather(into: shard.pointee.scratch)
         bytes = UnsafeRawBufferPointer(start: shard.pointee.scratch, count: buffers.total)
       }
-      return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, to: destination, now: now)
+      return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, message, now: now)
     }
     if result != -Errno.again || nonBlocking { return result }
     let until = deadline ?? Deadline.after(description.pointee.sendTimeout)

@@ -13,6 +13,7 @@ enum Errno {
   static var accessDenied: Int { 13 }
   static var fault: Int { 14 }
   static var exists: Int { 17 }
+  static var noDevice: Int { 19 }
   static var invalid: Int { 22 }
   static var notTypewriter: Int { 25 }
   static var tooManyDescriptors: Int { 24 }
@@ -25,7 +26,6 @@ enum Errno {
   static var protocolNotAvailable: Int { 92 }
   static var protocolNotSupported: Int { 93 }
   static var notSupported: Int { 95 }
-  static var noDevice: Int { 19 }
   static var familyNotSupported: Int { 97 }
   static var addressInUse: Int { 98 }
   static var addressNotAvailable: Int { 99 }
@@ -62,6 +62,8 @@ extension SocketError {
     case .hostUnreachable: 113
     case .hostDown: 112
     case .protocolUnreachable: Errno.protocolNotAvailable  // ICMP code 2: ENOPROTOOPT, icmp_err_convert[]
+    case .protocolError: 71
+    case .hostIsolated: 64  // ENONET
     case .messageTooLong: Errno.messageTooLong
     case .noBufferSpace: Errno.noBuffers
     case .outOfMemory: Errno.noMemory
@@ -72,6 +74,7 @@ extension SocketError {
     case .accessDenied: Errno.accessDenied
     case .badHandle: Errno.badDescriptor
     case .domain: Errno.domain
+    case .noDevice: Errno.noDevice
     }
   }
 }

@@ -65,6 +65,11 @@ public func entryForkChild() {
       if description.pointee.side == .stack {
         while let interest = description.pointee.interests { Epoll.removeLocked(interest) }
         _ = anp_fd_exchange(fd, anp_fd_entry(UInt32(ANP_FD_ORPHAN.rawValue), 0, 0), nil)
+      } else if description.pointee.hasKernelSide.load(ordering: .relaxed) {
+        // Nobody watches its kernel's side here, and it has no other yet.
+        while let interest = description.pointee.interests { Epoll.removeLocked(interest) }
+        description.pointee.setSide(.kernel)
+        if anp_fd_remove(fd, entry) != 0 { _ = description.pointee.life.release() }
       }
     } else if anp_fd_kind_of(entry) == ANP_FD_INTERNAL {
       // The host runtime closes its own below.

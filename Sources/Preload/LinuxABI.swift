@@ -10,6 +10,7 @@ enum Family {
 enum SocketType {
   static var stream: Int32 { 1 }
   static var datagram: Int32 { 2 }
+  static var raw: Int32 { 3 }
   static var closeOnExec: Int32 { 0o2000000 }
   static var nonBlocking: Int32 { 0o4000 }
 }
@@ -62,9 +63,11 @@ enum EpollOperation {
 enum Level {
   static var ip: Int32 { 0 }
   static var socket: Int32 { 1 }
+  static var icmp: Int32 { 1 }
   static var tcp: Int32 { 6 }
   static var udp: Int32 { 17 }
   static var ipv6: Int32 { 41 }
+  static var raw: Int32 { 255 }
 }
 
 /// What an entry point returns for "let libc do it".

@@ -12,7 +12,10 @@ enum OptionRoute: Equatable {
   case linger, congestion, information, pendingError
   /// SO_TYPE, SO_DOMAIN, SO_PROTOCOL
   case type, domain, ipProtocol
-  case timestamp, timestampNanoseconds
+  case timestamp, timestampNanoseconds, timestamping
+  /// Of datagram sockets alone.
+  case datagram(DatagramOption)
+  case membership, multicastInterface
   case zeroCopy
   /// Not supported: ENOPROTOOPT, as from a kernel without it.
   case unsupported
@@ -21,11 +24,58 @@ enum OptionRoute: Equatable {
 enum Options {
   static func route(level: Int32, name: Int32, kind: SocketKind) -> OptionRoute {
     switch level {
-    case Level.socket: socket(name)
-    case Level.ip: ip(name)
-    case Level.ipv6: ipv6(name)
+    case Level.socket: kind == .datagram ? datagramSocket(name) ?? socket(name) : socket(name)
+    case Level.ip: kind == .datagram ? datagramIP(name) ?? ip(name) : ip(name)
+    case Level.ipv6: kind == .datagram ? datagramIPv6(name) ?? ipv6(name) : ipv6(name)
+    case Level.udp where kind == .datagram: udp(name)
+    case Level.raw where kind == .datagram: name == 1 ? .datagram(.icmpFilter) : .unsupported
     // The placeholder says what a datagram socket answers to TCP's options.
     case Level.tcp: kind == .stream ? tcp(name) : .placeholder
+    default: .unsupported
+    }
+  }
+
+  private static func datagramSocket(_ name: Int32) -> OptionRoute? {
+    switch name {
+    case 11: .datagram(.withoutChecksum)
+    case 40: .datagram(.dropCount)
+    default: nil
+    }
+  }
+
+  private static func datagramIP(_ name: Int32) -> OptionRoute? {
+    switch name {
+    case 3: .datagram(.includesHeader)
+    case 20: .datagram(.originalDestination)
+    case 33: .datagram(.multicastTimeToLive)
+    case 34: .datagram(.multicastLoop)
+    case 49: .datagram(.multicastAll)
+    default: nil
+    }
+  }
+
+  private static func datagramIPv6(_ name: Int32) -> OptionRoute? {
+    switch name {
+    case 18: .datagram(.multicastHops)
+    case 19: .datagram(.multicastLoop)
+    case 29: .datagram(.multicastAll6)
+    case 49: .datagram(.packetInfo6)
+    case 51: .datagram(.hopLimit6)
+    case 66: .datagram(.trafficClass6)
+    case 74: .datagram(.originalDestination6)
+    // IPV6_ADD_MEMBERSHIP, IPV6_DROP_MEMBERSHIP, MCAST_JOIN_GROUP … MCAST_LEAVE_SOURCE_GROUP
+    case 20, 21, 42...47: .membership
+    default: nil
+    }
+  }
+
+  private static func udp(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 1: .datagram(.cork)
+    case 103: .datagram(.segmentSize)
+    case 104: .datagram(.receivesSegments)
+    // UDP_NO_CHECK6_TX, UDP_NO_CHECK6_RX
+    case 101, 102: .placeholder
     default: .unsupported
     }
   }
@@ -47,6 +97,7 @@ enum Options {
     case 29, 63: .timestamp
     case 30: .stack(.acceptConnections)
     case 35, 64: .timestampNanoseconds
+    case 37, 65: .timestamping
     case 38: .ipProtocol
     case 39: .domain
     case 60: .zeroCopy
@@ -70,8 +121,12 @@ enum Options {
     case 14: .stack(.mtu)
     case 15: .stack(.freeBind)
     case 24: .stack(.bindAddressNoPort)
-    // IP_OPTIONS (sshd reads it), IP_MULTICAST_IF/TTL/LOOP, IP_MULTICAST_ALL
-    case 4, 32, 33, 34, 49: .placeholder
+    case 32: .multicastInterface
+    // IP_ADD_MEMBERSHIP … IP_DROP_SOURCE_MEMBERSHIP, MCAST_JOIN_GROUP … MCAST_LEAVE_SOURCE_GROUP
+    case 35...40, 42...47: .membership
+    // IP_OPTIONS (sshd reads it), IP_TRANSPARENT, IP_MINTTL, IP_NODEFRAG, IP_CHECKSUM, IP_RECVFRAGSIZE, IP_RECVERR_RFC4884,
+    // IP_MULTICAST_TTL/LOOP, IP_MULTICAST_ALL, IP_UNICAST_IF
+    case 4, 19, 21, 22, 23, 25, 26, 33, 34, 49, 50: .placeholder
     default: .unsupported
     }
   }
@@ -132,19 +187,24 @@ enum Options {
   }
 }
 
-/// What was set before the side was known, to be replayed to the stack.
+/// What was set before the side was known, to be replayed to the stack: of one of the two kinds of options.
 struct RecordedOptions {
   private static var capacity: Int { 64 }
   private var values = InlineArray<64, Int32>(repeating: 0)
   private var isSet: UInt64 = 0
 
-  mutating func record(_ option: SocketOption, _ value: Int32) {
-    values[Int(option.rawValue)] = value
-    isSet |= 1 << UInt64(option.rawValue)
+  mutating func record(_ option: SocketOption, _ value: Int32) { record(option.rawValue, value) }
+  mutating func record(_ option: DatagramOption, _ value: Int32) { record(option.rawValue, value) }
+  func value(_ option: SocketOption) -> Int32? { value(option.rawValue) }
+  func value(_ option: DatagramOption) -> Int32? { value(option.rawValue) }
+
+  private mutating func record(_ number: UInt8, _ value: Int32) {
+    values[Int(number)] = value
+    isSet |= 1 << UInt64(number)
   }
 
-  func value(_ option: SocketOption) -> Int32? {
-    isSet >> UInt64(option.rawValue) & 1 == 1 ? values[Int(option.rawValue)] : nil
+  private func value(_ number: UInt8) -> Int32? {
+    isSet >> UInt64(number) & 1 == 1 ? values[Int(number)] : nil
   }
 
   var isEmpty: Bool { isSet == 0 }

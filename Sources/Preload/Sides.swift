@@ -5,6 +5,8 @@
 //   else loopback, or "this host"      kernel; stack where ANP_LOOPBACK=stack
 //   else                               stack; if it cannot start: ENETDOWN, or the kernel where ANP_FALLBACK=kernel
 //
+// A UDP socket that the stack has, or that nobody has yet, may speak with loopback as well (KernelSide.swift).
+//
 // A wildcard bind goes to the stack, but with port 0 it tells nothing yet: many a client binds so and then connects to a
 // resolver on loopback. It is done on the placeholder and repeated, with the same port, once the side is known.
 
@@ -69,6 +71,9 @@ enum Sides {
     if result == 0, description.pointee.boundToEphemeral, Spread.isNeeded(description) {
       result = Spread.bindAsPlaceholder(description, placeholderPort(fd))
     }
+    if result == 0, description.pointee.kind == .datagram, hasPlaceholderPort(description) {
+      KernelSide.moveToLoopback(description, fd, port: placeholderPort(fd))
+    }
     return result
   }
 
@@ -110,6 +115,11 @@ enum Sides {
     }
   }
 
+  /// By bind, or by having sent to loopback.
+  private static func hasPlaceholderPort(_ description: DescriptionPointer) -> Bool {
+    description.pointee.boundToEphemeral || description.pointee.hasKernelSide.load(ordering: .relaxed)
+  }
+
   private static func open(_ description: DescriptionPointer, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>) -> Int
   {
     switch description.pointee.side {
@@ -120,12 +130,24 @@ enum Sides {
     let now = shard.pointee.now()
     var handle = description.pointee.handle
     let result = kernelStyle { () throws(SocketError) -> Int in
-      handle = try shard.pointee.stack.open(
-        description.pointee.kind, isIPv6: description.pointee.family == Family.inet6,
-        cookie: description.pointee.cookie, now: now)
+      handle =
+        description.pointee.kind == .stream
+        ? try shard.pointee.stack.open(
+          .stream, isIPv6: description.pointee.family == Family.inet6, cookie: description.pointee.cookie, now: now)
+        : try shard.pointee.stack.openDatagram(
+          description.pointee.datagramKind, proto: UInt8(truncatingIfNeeded: description.pointee.ipProtocol),
+          isIPv6: description.pointee.family == Family.inet6, cookie: description.pointee.cookie, now: now)
       return 0
     }
     if result != 0 { return result }
+    if description.pointee.datagramKind == .raw { Self.silence(fd) }
+    for option in DatagramOption.allCases {
+      guard let value = description.pointee.recordedDatagram.value(option) else { continue }
+      _ = kernelStyle { () throws(SocketError) -> Int in
+        try shard.pointee.stack.setOption(handle, option, Int(value), now: now)
+        return 0
+      }
+    }
     for option in SocketOption.allCases {
       guard let value = description.pointee.recorded.value(option) else { continue }
       // The placeholder has accepted the value; where the stack knows better, its default stays.
@@ -135,7 +157,7 @@ enum Sides {
       }
     }
     var bound = 0
-    if description.pointee.boundToEphemeral, !Spread.isNeeded(description) {
+    if hasPlaceholderPort(description), !Spread.isNeeded(description) {
       bound = bindAsPlaceholder(handle, description.pointee.wildcard, fd, shard, now)
     }
     // Another thread may have decided meanwhile, with another shard's lock or none.
@@ -153,6 +175,16 @@ enum Sides {
     shard.pointee.stack.setCookie(handle, 0)
     shard.pointee.stack.close(handle, now: now)
     return side == .kernel ? passToKernel : side == .stack ? 0 : bound
+  }
+
+  /// A raw placeholder would go on receiving the kernel's packets: a filter that takes none (SO_ATTACH_FILTER, `ret #0`).
+  private static func silence(_ fd: Int32) {
+    var instruction: (UInt16, UInt8, UInt8, UInt32) = (0x06, 0, 0, 0)
+    withUnsafeMutableBytes(of: &instruction) { code in
+      // struct sock_fprog
+      var program = (UInt(1), UInt(bitPattern: code.baseAddress))
+      _ = anp_kernel_setsockopt(fd, Level.socket, 26, &program, 16)
+    }
   }
 
   /// The port that the placeholder got, because getsockname may have told it to the program; any other if that is taken.
@@ -182,6 +214,7 @@ enum Sides {
 
   /// Turns an undecided socket to the kernel for good. `passToKernel`.
   static func becomeKernel(_ description: DescriptionPointer) -> Int {
+    if description.pointee.isStoodInFor { return -Errno.notPermitted }
     anp_state_lock()
     if description.pointee.side == .undecided {
       description.pointee.setSide(.kernel)

@@ -6,6 +6,8 @@ package enum IPProtocol {
   package static let tcp: UInt8 = 6
   package static let udp: UInt8 = 17
   package static let icmpv6: UInt8 = 58
+  /// IPPROTO_RAW: a raw socket that only sends, with headers of its own.
+  package static let raw: UInt8 = 255
 }
 
 package struct IPv4Header {

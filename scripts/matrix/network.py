@@ -128,6 +128,7 @@ class Namespace:
             ("ipv4/tcp_wmem", "4096 16384 4194304"),
             ("ipv4/ip_forward", "1"),
             ("ipv4/icmp_ratelimit", "0"),
+            ("ipv4/ping_group_range", "0 2147483647"),
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
             # Addresses are good at once, and nobody but the peer tells of routes.

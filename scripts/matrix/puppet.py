@@ -258,6 +258,28 @@ class Puppet:
             f" tos {values.get(tos, b' ')[0]} ttl {int.from_bytes(values.get(ttl, b''), sys.byteorder)}"
         )
 
+    def do_udp_send_to(self, name, address, port, count, seed="0"):
+        self.sockets[name].sendto(pattern(int(count), int(seed)), (address, int(port)))
+
+    def do_udp_gso(self, name, port, count, segment):
+        """So many bytes at once, cut into datagrams of `segment` (UDP_SEGMENT)."""
+        control = [(socket.IPPROTO_UDP, 103, struct.pack("H", int(segment)))]
+        self.sockets[name].sendmsg([pattern(int(count))], control, 0, (self.host, int(port)))
+
+    def do_udp_join(self, name, group):
+        join = socket.inet_aton(group) + socket.inet_aton(self.peer)
+        self.sockets[name].setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, join)
+
+    def do_udp_any(self, name, port):
+        """Bound to the wildcard, for groups and broadcasts."""
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(self.peer))
+        sock.bind(("", int(port)))
+        self._add(name, sock)
+
     def do_udp_reply(self, name, count, seed="0"):
         """To whoever sent last."""
         self.sockets[name].sendto(pattern(int(count), int(seed)), self.source)

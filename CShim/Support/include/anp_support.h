@@ -57,6 +57,12 @@ static inline long anp_syscall4(long n, long a, long b, long c, long d) { return
 int anp_kernel_socket(int domain, int type, int protocol);
 int anp_kernel_close(int fd);
 int anp_kernel_bind(int fd, const void *address, uint32_t length);
+int anp_kernel_connect(int fd, const void *address, uint32_t length);
+ssize_t anp_kernel_recvmsg(int fd, struct msghdr *message, int flags);
+/// The epoll set's descriptor, close-on-exec, or -errno.
+int anp_kernel_epoll_create(void);
+/// Sleeps until the set has events; their data, at most 16 of them. How many, or -errno.
+int anp_kernel_epoll_marks(int epfd, uint64_t *marks, int most);
 int anp_kernel_getsockname(int fd, void *address, uint32_t *length);
 int anp_kernel_setsockopt(int fd, int level, int name, const void *value, uint32_t length);
 int anp_kernel_getsockopt(int fd, int level, int name, void *value, uint32_t *length);

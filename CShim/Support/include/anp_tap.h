@@ -36,6 +36,8 @@ enum {
   ANP_OFFLOAD_TSO4 = 2,
   ANP_OFFLOAD_TSO6 = 4,
   ANP_OFFLOAD_ECN = 8,
+  /// UDP super-frames of both families; Linux 6.2.
+  ANP_OFFLOAD_USO = 16,
 };
 
 /// A socket to ask about interfaces with, or -errno.

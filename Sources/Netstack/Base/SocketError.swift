@@ -20,6 +20,10 @@ package enum SocketError: Error, Equatable, Sendable {
   case hostUnreachable
   case hostDown
   case protocolUnreachable
+  /// Parameter problem (RFC 792)
+  case protocolError
+  /// The source host is isolated (RFC 1122 §3.2.2.1).
+  case hostIsolated
   case messageTooLong
   case noBufferSpace
   case outOfMemory
@@ -30,4 +34,5 @@ package enum SocketError: Error, Equatable, Sendable {
   case accessDenied
   case badHandle
   case domain
+  case noDevice
 }

@@ -22,6 +22,8 @@ package enum Counter: Int, CaseIterable, Sendable {
   // ICMP
   case icmpInMsgs, icmpInErrors, icmpInEchos, icmpInDestUnreachs, icmpInTimeExcds, icmpOutMsgs, icmpOutEchoReps
   case icmpOutDestUnreachs, icmpOutRateLimited
+  // Multicast
+  case igmpInMsgs, igmpOutMsgs
   // UDP
   case udpInDatagrams, udpNoPorts, udpInErrors, udpOutDatagrams, udpRcvbufErrors
   // TCP
@@ -95,6 +97,8 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .icmpOutEchoReps: "IcmpOutEchoReps"
     case .icmpOutDestUnreachs: "IcmpOutDestUnreachs"
     case .icmpOutRateLimited: "IcmpOutRateLimited"
+    case .igmpInMsgs: "IgmpInMsgs"
+    case .igmpOutMsgs: "IgmpOutMsgs"
     case .udpInDatagrams: "UdpInDatagrams"
     case .udpNoPorts: "UdpNoPorts"
     case .udpInErrors: "UdpInErrors"
@@ -156,6 +160,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
   case ipTruncated, ipVersion, ipHeaderLength, ipTotalLength, ipChecksum, ipNotForUs, ipMartianSource, ipUnknownProtocol
   case ipTimeToLive, ipNoRoute, ipExtensionHeader, fragmentOverlap, fragmentTooLong, fragmentMemory, fragmentTimeout,
     fragmentECN
+  case igmpMalformed
   case icmpMalformed, icmpChecksum, icmpBroadcastEcho, icmpRateLimited
   case udpMalformed, udpChecksum, udpNoSocket, udpReceiveBufferFull
   case tcpMalformed, tcpChecksum, tcpNoSocket, tcpInvalidFlags, tcpSequenceOutOfWindow, tcpOldAck, tcpUnacceptableAck
@@ -188,6 +193,7 @@ package enum DropReason: Int, CaseIterable, Sendable {
     case .fragmentMemory: "fragment-memory"
     case .fragmentTimeout: "fragment-timeout"
     case .fragmentECN: "fragment-ecn"
+    case .igmpMalformed: "igmp-malformed"
     case .icmpMalformed: "icmp-malformed"
     case .icmpChecksum: "icmp-checksum"
     case .icmpBroadcastEcho: "icmp-broadcast-echo"

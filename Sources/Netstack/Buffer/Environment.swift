@@ -52,4 +52,5 @@ package enum TimerKind {
   package static let interface: UInt8 = 7
   /// The DHCP client's.
   package static let dhcp: UInt8 = 8
+  package static let multicast: UInt8 = 9
 }

@@ -82,6 +82,9 @@ package struct PacketBuffer: Equatable {
     package var isLooped: Bool
     /// When the frame came in.
     package var time: Instant
+    /// Of a datagram in a socket's queue: the memory it counts for, bytes, and how many the socket had dropped by then.
+    package var charge: UInt32
+    package var drops: UInt32
   }
 
   package let storage: UnsafeMutablePointer<Storage>

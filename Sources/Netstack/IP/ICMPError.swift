@@ -16,6 +16,8 @@ package struct ICMPError {
   package var proto: UInt8
   /// The whole length that its header told, bytes.
   package var quotedLength: Int
+  /// Where in the message the quoted transport header begins, bytes.
+  package var transportOffset: Int
   /// TCP's sequence number; UDP's length and checksum.
   package var sequence: SequenceNumber
 
@@ -34,6 +36,7 @@ package struct ICMPError {
     rest = header.rest
     proto = quoted.proto
     quotedLength = quoted.totalLength
+    transportOffset = ICMPv4Header.length + quoted.headerLength
     self.quoted = FourTuple(
       local: Endpoint(IPAddress(quoted.source), base.bigEndian16(at: quoted.headerLength)),
       remote: Endpoint(IPAddress(quoted.destination), base.bigEndian16(at: quoted.headerLength + 2)))
@@ -55,6 +58,7 @@ package struct ICMPError {
     rest = header.rest
     self.proto = proto
     quotedLength = IPv6Header.length + quoted.payloadLength
+    transportOffset = ICMPv4Header.length + offset
     self.quoted = FourTuple(
       local: Endpoint(quoted.source, base.bigEndian16(at: offset)),
       remote: Endpoint(quoted.destination, base.bigEndian16(at: offset + 2)))
@@ -86,8 +90,7 @@ package struct ICMPError {
     // Destination network unknown, host unknown.
     case (ICMPv4Header.destinationUnreachable, 6): (.networkUnreachable, true)
     case (ICMPv4Header.destinationUnreachable, 7): (.hostDown, true)
-    // Source host isolated: Linux's ENONET, which the stack's errors do not have.
-    case (ICMPv4Header.destinationUnreachable, 8): (.hostUnreachable, true)
+    case (ICMPv4Header.destinationUnreachable, 8): (.hostIsolated, true)
     // Administratively prohibited: network, host.
     case (ICMPv4Header.destinationUnreachable, 9): (.networkUnreachable, true)
     case (ICMPv4Header.destinationUnreachable, 10): (.hostUnreachable, true)
@@ -97,8 +100,7 @@ package struct ICMPError {
     // Filtered, precedence violation, precedence cut-off (RFC 1812 §5.2.7.1).
     case (ICMPv4Header.destinationUnreachable, 13...15): (.hostUnreachable, true)
     case (ICMPv4Header.timeExceeded, _): (.hostUnreachable, false)
-    // Linux's EPROTO, which the stack's errors do not have.
-    case (ICMPv4Header.parameterProblem, _): (.protocolNotAvailable, true)
+    case (ICMPv4Header.parameterProblem, _): (.protocolError, true)
     // Source quench is ignored (RFC 6633); redirects concern routing alone.
     default: nil
     }
@@ -114,7 +116,7 @@ package struct ICMPError {
     case (ICMPv6.destinationUnreachable, 4): (.connectionRefused, true)
     case (ICMPv6.packetTooBig, _): (.messageTooLong, false)
     case (ICMPv6.timeExceeded, _): (.hostUnreachable, false)
-    case (ICMPv6.parameterProblem, _): (.protocolNotAvailable, true)
+    case (ICMPv6.parameterProblem, _): (.protocolError, true)
     default: nil
     }
   }
@@ -122,19 +124,21 @@ package struct ICMPError {
 
 extension FourTuple {
   /// The ends of a packet of ours, of either family, that starts at its IP header; nil where its transport header is not there.
-  static func quoted(_ bytes: UnsafeRawBufferPointer) -> (tuple: FourTuple, proto: UInt8)? {
+  /// `offset`: where that header begins.
+  static func quoted(_ bytes: UnsafeRawBufferPointer) -> (tuple: FourTuple, proto: UInt8, offset: Int)? {
     guard let base = bytes.baseAddress else { return nil }
     if let ip = IPv4Header(quoted: bytes) {
       guard bytes.count >= ip.headerLength + 8 else { return nil }
       let local = Endpoint(IPAddress(ip.source), base.bigEndian16(at: ip.headerLength))
       let remote = Endpoint(IPAddress(ip.destination), base.bigEndian16(at: ip.headerLength + 2))
-      return (FourTuple(local: local, remote: remote), ip.proto)
+      return (FourTuple(local: local, remote: remote), ip.proto, ip.headerLength)
     }
     guard let ip = IPv6Header(quoted: bytes),
       case .transport(let proto, let offset, _) = IPv6Extension.walk(bytes, isMulticast: false, pastFragment: true),
       bytes.count >= offset + 8
     else { return nil }
     let local = Endpoint(ip.source, base.bigEndian16(at: offset))
-    return (FourTuple(local: local, remote: Endpoint(ip.destination, base.bigEndian16(at: offset + 2))), proto)
+    let remote = Endpoint(ip.destination, base.bigEndian16(at: offset + 2))
+    return (FourTuple(local: local, remote: remote), proto, offset)
   }
 }

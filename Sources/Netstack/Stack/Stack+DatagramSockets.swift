@@ -1,17 +1,40 @@
-// Owns: the program's calls on UDP sockets. Read first: RFC 768, RFC 1122 §4.1, udp(7), ip(7).
+// Owns: the program's calls on datagram sockets but for sending (Stack+DatagramSend.swift). Read first: RFC 768, RFC 1122 §4.1,
+// udp(7), ip(7), raw(7), icmp(7).
 
 import Wire
 
 extension Stack {
-  private func datagram(_ socket: SocketHandle) throws(SocketError) -> DatagramPointer {
+  func datagram(_ socket: SocketHandle) throws(SocketError) -> DatagramPointer {
     guard socket.kind == .datagram, let state = datagrams.pointer(socket.slot) else { throw .badHandle }
     return state
   }
 
+  /// - Parameter proto: the IP protocol of a raw socket.
+  package mutating func openDatagram(
+    _ kind: DatagramKind, proto: UInt8, isIPv6: Bool, cookie: UInt32, now: Instant
+  ) throws(SocketError) -> SocketHandle {
+    environment.pointee.now = now
+    let state = DatagramSocketState(
+      index: datagrams.nextFreeIndex, kind: kind, isIPv6: isIPv6, cookie: cookie, settings: environment.pointee.settings)
+    guard let handle = datagrams.insert(state) else { throw .outOfMemory }
+    let socket = datagrams.pointer(at: handle.index)
+    // INET_PROTOSW_REUSE
+    socket.pointee.reuseAddress = kind != .udp
+    if kind == .raw {
+      socket.pointee.local.port = UInt16(proto)
+      socket.pointee.includesHeader = proto == IPProtocol.raw
+      rawProtocols.hold(socket)
+    }
+    return SocketHandle(.datagram, handle)
+  }
+
   mutating func closeDatagram(_ socket: SocketHandle) {
     guard let state = datagrams.pointer(socket.slot) else { return }
-    datagramPorts.release(state, in: datagrams)
+    dropPending(state)
+    leaveAll(state)
+    releasePort(state)
     environment.pointee.pool.releaseAll(&state.pointee.queue)
+    environment.pointee.pool.releaseAll(&state.pointee.errors)
     if state.pointee.isInChangedList { unlinkChanged(state) }
     datagrams.remove(at: state.pointee.index)
   }
@@ -33,36 +56,49 @@ extension Stack {
     }
   }
 
+  // MARK: Ports and names
+
+  private mutating func releasePort(_ state: DatagramPointer) {
+    switch state.pointee.kind {
+    case .udp: datagramPorts.release(state, in: datagrams)
+    case .ping: pingIdentifiers.release(state, in: datagrams)
+    case .raw: rawProtocols.release(state, in: datagrams)
+    }
+  }
+
   mutating func bindDatagram(_ socket: SocketHandle, to local: Endpoint) throws(SocketError) {
     let state = try datagram(socket)
-    guard !state.pointee.isInPortTable else { throw .invalidArgument }
+    let isRaw = state.pointee.kind == .raw
     // UDP may be bound to broadcast and multicast addresses, to receive only those.
     let wanted = local.address
     let group =
-      (wanted.isMulticast || routes.isBroadcast(wanted))
+      state.pointee.kind != .ping && (wanted.isMulticast || routes.isBroadcast(wanted))
       && (wanted.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6)
     let address =
       group
       ? wanted
       : try bindable(
         wanted, isIPv6: state.pointee.isIPv6, onlyIPv6: state.pointee.onlyIPv6, freely: state.pointee.freeBind)
-    try hold(state, address, port: local.port)
+    guard isRaw || !state.pointee.isInPortTable else { throw .invalidArgument }
+    if isRaw { state.pointee.local.address = address } else { try hold(state, address, port: local.port) }
     state.pointee.isBound = true
     state.pointee.boundAddress = address
   }
 
   private mutating func hold(_ state: DatagramPointer, _ address: IPAddress, port: UInt16) throws(SocketError) {
     if port != 0 {
-      if datagramPorts.conflicts(state, Endpoint(address, port), in: datagrams) { throw .addressInUse }
+      if conflicts(state, Endpoint(address, port)) { throw .addressInUse }
       state.pointee.local = Endpoint(address, port)
     } else {
-      let range = environment.pointee.settings.ipLocalPortRange
+      // Identifiers of echo requests may be any number but 0.
+      let range =
+        state.pointee.kind == .ping ? (first: 1, last: 65535) : environment.pointee.settings.ipLocalPortRange
       let count = Int(range.last) - Int(range.first) + 1
       let start = environment.pointee.random.below(count)
       var found: UInt16?
       for i in 0..<count {
         let candidate = UInt16(Int(range.first) + (start + i) % count)
-        if !datagramPorts.conflicts(state, Endpoint(address, candidate), in: datagrams) {
+        if !conflicts(state, Endpoint(address, candidate)) {
           found = candidate
           break
         }
@@ -70,7 +106,19 @@ extension Stack {
       guard let found else { throw .wouldBlock }
       state.pointee.local = Endpoint(address, found)
     }
-    datagramPorts.hold(state)
+    if state.pointee.kind == .ping { pingIdentifiers.hold(state) } else { datagramPorts.hold(state) }
+  }
+
+  private func conflicts(_ state: DatagramPointer, _ local: Endpoint) -> Bool {
+    state.pointee.kind == .ping
+      ? pingIdentifiers.conflicts(state, local, in: datagrams) : datagramPorts.conflicts(state, local, in: datagrams)
+  }
+
+  /// Gives a socket that has none a port.
+  package mutating func holdAnyPort(_ socket: SocketHandle, now: Instant) throws(SocketError) {
+    environment.pointee.now = now
+    let state = try datagram(socket)
+    if !state.pointee.isInPortTable { try hold(state, state.pointee.anyAddress, port: 0) }
   }
 
   mutating func connectDatagram(_ socket: SocketHandle, to remote: Endpoint) throws(SocketError) {
@@ -85,16 +133,16 @@ extension Stack {
   mutating func disconnectDatagram(_ socket: SocketHandle) throws(SocketError) {
     let state = try datagram(socket)
     state.pointee.remote = nil
-    if state.pointee.isBound {
+    if state.pointee.isBound || state.pointee.kind == .raw {
       state.pointee.local.address = state.pointee.boundAddress
     } else {
-      datagramPorts.release(state, in: datagrams)
+      releasePort(state)
       state.pointee.local = Endpoint(state.pointee.anyAddress, 0)
     }
   }
 
   /// The way from a socket to `remote`, if its family and options allow one.
-  private func way(from state: DatagramPointer, to remote: IPAddress) throws(SocketError) -> RouteDecision {
+  func way(from state: DatagramPointer, to remote: IPAddress) throws(SocketError) -> RouteDecision {
     // An address of one family reaches no other, nor does an IPV6_V6ONLY socket.
     let bound = state.pointee.local.address
     guard remote.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6,
@@ -120,91 +168,7 @@ extension Stack {
     if !isConnected { throw .notConnected }
   }
 
-  package mutating func sendDatagram(
-    _ socket: SocketHandle, _ bytes: UnsafeRawBufferPointer, to: Endpoint?, now: Instant
-  ) throws(SocketError) -> Int {
-    let env = environment
-    env.pointee.now = now
-    let state = try datagram(socket)
-    if let pending = state.pointee.error {
-      state.pointee.error = nil
-      throw pending
-    }
-    if state.pointee.writeShutdown { throw .brokenPipe }
-    guard let remote = to ?? state.pointee.remote else { throw .destinationAddressRequired }
-    guard remote.port != 0 else { throw .invalidArgument }
-    let isIPv4 = remote.address.isIPv4
-    let most = isIPv4 ? 65535 - IPv4Header.minimumLength : 65535
-    guard bytes.count <= most - UDPHeader.length else { throw .messageTooLong }
-    // Bound or connected to IPv4, it speaks no IPv6 (udpv6_sendmsg).
-    if !isIPv4, state.pointee.isIPv6, state.pointee.local.address.isIPv4 { throw .addressFamilyNotSupported }
-    let route = try way(from: state, to: remote.address)
-    if !state.pointee.isInPortTable { try hold(state, state.pointee.anyAddress, port: 0) }
-    let total = UDPHeader.length + bytes.count
-    let tooLong = total + (isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) > route.mtu
-    if tooLong, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 { throw .messageTooLong }
-    let source = state.pointee.local.address.isUnspecified ? route.source : state.pointee.local.address
-    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
-    env.pointee.statistics.count(.copiesIn)
-    env.pointee.statistics.count(.bytesIn, bytes.count)
-    env.pointee.statistics.count(.copyBytesIn, bytes.count)
-    env.pointee.statistics.count(.udpOutDatagrams)
-    UDPHeader(sourcePort: state.pointee.local.port, destinationPort: remote.port, totalLength: total)
-      .write(to: packet.push(UDPHeader.length))
-    if tooLong {
-      // The pieces have no checksum field of their own: it must be complete before the cut.
-      completeNow(packet, source: source, destination: remote.address)
-    } else {
-      completeChecksum(
-        packet, offset: UDPHeader.checksumOffset, proto: IPProtocol.udp, source: source, destination: remote.address)
-    }
-    if env.pointee.trace.allows(.udp, .debug) {
-      var event = TraceEvent(now, .udp, .debug, .datagramOut)
-      event.tuple = FourTuple(local: Endpoint(source, state.pointee.local.port), remote: remote)
-      event.length = UInt32(bytes.count)
-      env.pointee.trace.append(event)
-    }
-    dispatch(packet, state, source, remote, tooLong: tooLong)
-    flush()
-    return bytes.count
-  }
-
-  private mutating func dispatch(
-    _ packet: PacketBuffer, _ state: DatagramPointer, _ source: IPAddress, _ remote: Endpoint, tooLong: Bool
-  ) {
-    let isIPv4 = remote.address.isIPv4
-    let isGroup = remote.address.isMulticast
-    route(
-      packet, proto: IPProtocol.udp, source: source, destination: remote.address,
-      typeOfService: isIPv4 ? state.pointee.typeOfService : state.pointee.trafficClass,
-      timeToLive: isIPv4 ? state.pointee.timeToLive : isGroup ? 1 : state.pointee.hopLimit,
-      dontFragment: !tooLong && state.pointee.mtuDiscover != 0)
-  }
-
-  private func completeNow(_ packet: PacketBuffer, source: IPAddress, destination: IPAddress) {
-    let pseudo = Checksum.pseudoHeader(
-      source: source, destination: destination, proto: IPProtocol.udp, length: packet.count)
-    let sum = ~Checksum.fold(packet.checksum(from: 0, pseudo))
-    packet.base.storeBigEndian16(sum == 0 ? 0xffff : sum, at: UDPHeader.checksumOffset)
-  }
-
-  /// The payload in a packet of its own, with headroom for the headers.
-  private func datagramPacket(_ bytes: UnsafeRawBufferPointer) -> PacketBuffer? {
-    let env = environment
-    guard let packet = env.pointee.pool.allocateForTransmit() else { return nil }
-    guard bytes.count > 0, let from = bytes.baseAddress else { return packet }
-    if bytes.count <= packet.tailroom {
-      packet.put(bytes.count).copyMemory(from: from, byteCount: bytes.count)
-      return packet
-    }
-    guard env.pointee.pool.attachLarge(packet), let large = packet.storage.pointee.large else {
-      env.pointee.pool.release(packet)
-      return nil
-    }
-    large.copyMemory(from: from, byteCount: bytes.count)
-    packet.addFragment(large, bytes.count)
-    return packet
-  }
+  // MARK: Receiving
 
   package mutating func receiveDatagram(
     _ socket: SocketHandle, into destination: UnsafeMutableRawBufferPointer, flags: ReceiveFlags, now: Instant
@@ -218,22 +182,35 @@ extension Stack {
     }
     // After SHUT_RD datagrams still come; only a call that would wait ends, with zero (the shell sees to that).
     guard let packet = state.pointee.queue.first else { throw .wouldBlock }
-    let length = packet.count
+    let controls = state.pointee.controls
+    let isWhole = controls.contains(.segmentSize)
+    let length = DatagramSocketState.length(of: packet, isWhole: isWhole)
     let copied = packet.copy(
       from: 0,
       to: UnsafeMutableRawBufferPointer(start: destination.baseAddress, count: min(destination.count, length)))
     env.pointee.statistics.count(.copiesOut)
     env.pointee.statistics.count(.copyBytesOut, copied)
-    let result = ReceivedDatagram(
-      copied: copied, length: length, source: packet.storage.pointee.source,
-      destination: packet.storage.pointee.destination, timeToLive: packet.storage.pointee.timeToLive,
-      typeOfService: packet.storage.pointee.typeOfService, time: packet.storage.pointee.time)
-    if !flags.contains(.peek) {
-      state.pointee.queue.remove(packet)
-      state.pointee.queuedMemory -= packet.truesize
-      env.pointee.pool.release(packet)
+    var result = ReceivedDatagram(copied: copied, length: length, packet, controls: controls)
+    if isWhole { result.segmentSize = Int(packet.storage.pointee.segmentSize) }
+    if flags.contains(.peek) { return result }
+    if length < packet.count {
+      packet.pull(length)
+      return result
     }
+    state.pointee.queue.remove(packet)
+    state.pointee.queuedMemory -= Int(packet.storage.pointee.charge)
+    env.pointee.pool.release(packet)
     return result
+  }
+
+  /// MSG_ERRQUEUE: the oldest error; nil where there is none.
+  package mutating func receiveError(
+    _ socket: SocketHandle, into destination: UnsafeMutableRawBufferPointer
+  ) -> ReceivedError? {
+    guard socket.kind == .datagram, let state = datagrams.pointer(socket.slot) else { return nil }
+    let taken = state.pointee.takeError(into: destination, pool: &environment.pointee.pool)
+    if !state.pointee.errors.isEmpty { noteChanged(state, .error) }
+    return taken
   }
 
   // MARK: Options
@@ -257,10 +234,12 @@ extension Stack {
     case .mtuDiscover:
       guard (0...5).contains(value) else { throw .invalidArgument }
       state.pointee.mtuDiscover = value
-    case .receiveErrors: state.pointee.receiveErrors = on
-    case .packetInfo: state.pointee.packetInfo = on
-    case .receiveTTL: state.pointee.receiveTTL = on
-    case .receiveTOS: state.pointee.receiveTOS = on
+    case .receiveErrors:
+      state.pointee.receiveErrors = on
+      if !on { environment.pointee.pool.releaseAll(&state.pointee.errors) }
+    case .packetInfo: state.pointee.want(.packetInfo, on)
+    case .receiveTTL: state.pointee.want(.timeToLive, on)
+    case .receiveTOS: state.pointee.want(.typeOfService, on)
     case .freeBind: state.pointee.freeBind = on
     case .onlyIPv6:
       guard state.pointee.isIPv6, !state.pointee.isInPortTable else { throw .invalidArgument }
@@ -299,9 +278,9 @@ extension Stack {
       else { throw .notConnected }
       return route.mtu
     case .receiveErrors: return state.pointee.receiveErrors ? 1 : 0
-    case .packetInfo: return state.pointee.packetInfo ? 1 : 0
-    case .receiveTTL: return state.pointee.receiveTTL ? 1 : 0
-    case .receiveTOS: return state.pointee.receiveTOS ? 1 : 0
+    case .packetInfo: return state.pointee.controls.contains(.packetInfo) ? 1 : 0
+    case .receiveTTL: return state.pointee.controls.contains(.timeToLive) ? 1 : 0
+    case .receiveTOS: return state.pointee.controls.contains(.typeOfService) ? 1 : 0
     case .freeBind: return state.pointee.freeBind ? 1 : 0
     case .onlyIPv6: return state.pointee.onlyIPv6 ? 1 : 0
     case .trafficClass: return Int(state.pointee.trafficClass)
@@ -311,5 +290,75 @@ extension Stack {
       .synCount, .linger2, .windowClamp, .congestion, .notSentLowWater:
       throw .protocolNotAvailable
     }
+  }
+
+  package mutating func setOption(
+    _ socket: SocketHandle, _ option: DatagramOption, _ value: Int, now: Instant
+  ) throws(SocketError) {
+    environment.pointee.now = now
+    let state = try datagram(socket)
+    let on = value != 0
+    switch option {
+    case .dropCount: state.pointee.want(.dropCount, on)
+    case .withoutChecksum: state.pointee.withoutChecksum = on
+    case .originalDestination: state.pointee.want(.originalDestination, on)
+    case .multicastTimeToLive:
+      guard (-1...255).contains(value) else { throw .invalidArgument }
+      state.pointee.multicastTimeToLive = value < 0 ? 1 : value
+    case .multicastLoop: state.pointee.multicastLoop = on
+    case .multicastAll:
+      guard (0...1).contains(value) else { throw .invalidArgument }
+      state.pointee.multicastAll = on
+    case .includesHeader:
+      guard state.pointee.kind == .raw else { throw .protocolNotAvailable }
+      state.pointee.includesHeader = on
+    case .icmpFilter: state.pointee.icmpFilter = UInt32(truncatingIfNeeded: value)
+    case .cork:
+      state.pointee.isCorked = on
+      if !on, state.pointee.pending != nil { try sendPending(state) }
+    case .segmentSize:
+      guard (0...65535).contains(value) else { throw .invalidArgument }
+      state.pointee.segmentSize = value
+    case .receivesSegments: state.pointee.want(.segmentSize, on)
+    case .packetInfo6: state.pointee.want(.packetInfo6, on)
+    case .hopLimit6: state.pointee.want(.hopLimit6, on)
+    case .trafficClass6: state.pointee.want(.trafficClass6, on)
+    case .originalDestination6: state.pointee.want(.originalDestination6, on)
+    case .multicastHops:
+      guard (-1...255).contains(value) else { throw .invalidArgument }
+      state.pointee.multicastHops = value < 0 ? 1 : value
+    case .multicastAll6:
+      guard (0...1).contains(value) else { throw .invalidArgument }
+      state.pointee.multicastAll = on
+    }
+  }
+
+  package func option(_ socket: SocketHandle, _ option: DatagramOption) throws(SocketError) -> Int {
+    let state = try datagram(socket)
+    switch option {
+    case .dropCount: return state.pointee.controls.contains(.dropCount) ? 1 : 0
+    case .withoutChecksum: return state.pointee.withoutChecksum ? 1 : 0
+    case .originalDestination: return state.pointee.controls.contains(.originalDestination) ? 1 : 0
+    case .multicastTimeToLive: return state.pointee.multicastTimeToLive
+    case .multicastLoop: return state.pointee.multicastLoop ? 1 : 0
+    case .multicastAll: return state.pointee.multicastAll ? 1 : 0
+    case .includesHeader: return state.pointee.includesHeader ? 1 : 0
+    case .icmpFilter: return Int(state.pointee.icmpFilter)
+    case .cork: return state.pointee.isCorked ? 1 : 0
+    case .segmentSize: return state.pointee.segmentSize
+    case .receivesSegments: return state.pointee.controls.contains(.segmentSize) ? 1 : 0
+    case .packetInfo6: return state.pointee.controls.contains(.packetInfo6) ? 1 : 0
+    case .hopLimit6: return state.pointee.controls.contains(.hopLimit6) ? 1 : 0
+    case .trafficClass6: return state.pointee.controls.contains(.trafficClass6) ? 1 : 0
+    case .originalDestination6: return state.pointee.controls.contains(.originalDestination6) ? 1 : 0
+    case .multicastHops: return state.pointee.multicastHops
+    case .multicastAll6: return state.pointee.multicastAll ? 1 : 0
+    }
+  }
+}
+
+extension DatagramSocketState {
+  fileprivate mutating func want(_ control: DatagramControls, _ on: Bool) {
+    if on { controls.insert(control) } else { controls.remove(control) }
   }
 }

@@ -1,4 +1,5 @@
-// Owns: the way in: Ethernet → ARP or IPv4 → reassembly → ICMP, UDP or TCP (IPv6's way to there: Stack+ReceiveIPv6.swift). Each
+// Owns: the way in: Ethernet → ARP or IPv4 → reassembly → ICMP, TCP, or a datagram socket (Stack+DatagramReceive.swift; IPv6's way to
+// there: Stack+ReceiveIPv6.swift). Each
 // function takes the packet over and hands it on, or drops it with a reason. Read first: RFC 1122 §3.2, §4.1.3, §4.2.
 
 import Wire
@@ -142,10 +143,12 @@ extension Stack {
     if header.totalLength < length { packet.trim(to: header.totalLength) }
     // Loopback's addresses have no business on a link (RFC 1122 §3.2.1.3 (g)).
     let isLooped = packet.storage.pointee.isLooped
-    let isOurs = addresses.contains(IPAddress(header.destination)) || isLooped && header.destination.isLoopback
-    guard isOurs || routes.isBroadcast(IPAddress(header.destination)) else {
-      return env.pointee.drop(packet, .ipNotForUs, .ip)
-    }
+    let destination = IPAddress(header.destination)
+    let isOurs = addresses.contains(destination) || isLooped && header.destination.isLoopback
+    guard
+      isOurs || routes.isBroadcast(destination)
+        || header.destination.isMulticast && (steering.index != 0 || listens(to: destination))
+    else { return env.pointee.drop(packet, .ipNotForUs, .ip) }
     // RFC 1122 §3.2.1.3: a source must be one host.
     guard !header.source.isMulticast, !header.source.isLoopback || isLooped,
       !routes.isBroadcast(IPAddress(header.source))
@@ -200,6 +203,7 @@ extension Stack {
   private mutating func deliver(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     env.pointee.statistics.count(.ipInDelivers)
+    let isTaken = rawProtocols.count > 0 && deliverToRaw(packet, ip)
     switch ip.proto {
     case IPProtocol.tcp:
       guard ip.isOurs, !ip.wasLinkBroadcast else { return env.pointee.drop(packet, .ipNotForUs, .tcp) }
@@ -209,7 +213,14 @@ extension Stack {
       receiveUDP(packet, ip)
     case IPProtocol.icmp:
       receiveICMP(packet, ip)
+    case IPProtocol.igmp:
+      if steering.index != 0 {
+        return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
+      }
+      env.pointee.statistics.count(.igmpInMsgs)
+      receiveIGMP(packet, ip)
     default:
+      if isTaken { return env.pointee.pool.release(packet) }
       if ip.isOurs {
         reportError(
           ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.proto, about: packet,
@@ -234,10 +245,13 @@ extension Stack {
       return env.pointee.drop(packet, .icmpChecksum, .icmp)
     }
     let error = ICMPError(v4: packet.readable)
-    if steering.isShared, let error, owner(of: error) != steering.index {
+    // Echo replies are for datagram sockets, which are in the first stack.
+    var owner = steering.index
+    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPv4Header.echoReply { owner = 0 }
+    if steering.isShared, owner != steering.index {
       env.pointee.statistics.count(.icmpInMsgs, -1)
       packet.push(ip.headerLength)
-      return handOver(packet, to: owner(of: error), isDelivered: true)
+      return handOver(packet, to: owner, isDelivered: true)
     }
     traceICMP(.icmpIn, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
     if icmp.type == ICMPv4Header.echoRequest {
@@ -252,17 +266,22 @@ extension Stack {
     }
     if icmp.type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
     if icmp.type == ICMPv4Header.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
-    if let error, owns(error.quoted.local.address) { errorArrives(error) }
+    if icmp.type == ICMPv4Header.echoReply, receiveEchoReply(packet, ip) { return }
+    if let error, owns(error.quoted.local.address) { errorArrives(error, in: packet, ip) }
     env.pointee.pool.release(packet)
   }
 
   /// An ICMP error about something we sent: the route learns the MTU, the socket the error (RFC 1122 §3.2.2.1,
   /// §4.2.3.9; RFC 5927 §4 on what to believe).
-  mutating func errorArrives(_ error: ICMPError) {
+  /// `message` starts at the ICMP header.
+  mutating func errorArrives(_ error: ICMPError, in message: PacketBuffer, _ ip: IPPacketInfo) {
+    message.storage.pointee.timeToLive = ip.timeToLive
+    message.storage.pointee.typeOfService = ip.typeOfService
     let env = environment
     switch error.proto {
     case IPProtocol.tcp:
-      guard let tcb = demux.find(error.quoted, in: tcbs) else { return }
+      // What a raw socket sent has no connection.
+      guard let tcb = demux.find(error.quoted, in: tcbs) else { break }
       // A blind attacker does not know what is in flight.
       guard error.sequence >= tcb.pointee.snd.una, error.sequence <= tcb.pointee.snd.nxt else { return }
       if let mtu = error.nextHopMTU { return pathShrank(to: mtu, error, tcb) }
@@ -278,20 +297,10 @@ extension Stack {
         tcb.pointee.softError = meaning.error
       }
       settle(tcb, before: before)
-    case IPProtocol.udp:
-      if let mtu = error.nextHopMTU { _ = pathShrank(to: mtu, error) }
-      guard
-        let socket = datagramPorts.find(
-          source: error.quoted.remote, destination: error.quoted.local, in: datagrams),
-        let meaning = error.meaning
-      else { return }
-      // Only a connected socket hears of errors, and only of hard ones (udp(7)).
-      guard socket.pointee.remote != nil, meaning.fatal || socket.pointee.receiveErrors else { return }
-      socket.pointee.error = meaning.error
-      noteChanged(socket, [.error, .readable, .writable])
     default:
-      break
+      if let mtu = error.nextHopMTU { _ = pathShrank(to: mtu, error) }
     }
+    datagramErrorArrives(error, in: message, from: ip.source)
   }
 
   /// The new path MTU, if it is smaller than the one in use.
@@ -311,66 +320,6 @@ extension Stack {
     tcb.pointee.scoreboard.markAllLost()
     tcb.pointee.work.insert(.output)
     settle(tcb, before: tcb.pointee.state)
-  }
-
-  // MARK: UDP
-
-  /// `packet` starts at the IP header.
-  mutating func receiveUDP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
-    let env = environment
-    if steering.index != 0 {
-      return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
-    }
-    let whole = packet.storage.pointee.data
-    packet.pull(ip.headerLength)
-    guard let udp = UDPHeader(packet.readable), udp.totalLength <= packet.count else {
-      env.pointee.statistics.count(.udpInErrors)
-      return env.pointee.drop(packet, .udpMalformed, .udp)
-    }
-    packet.trim(to: udp.totalLength)
-    let source = Endpoint(ip.source, udp.sourcePort)
-    let destination = Endpoint(ip.destination, udp.destinationPort)
-    if packet.storage.pointee.checksumState != .verified, udp.checksum != 0 || !ip.source.isIPv4 {
-      // Over IPv6 there is always one (RFC 8200 §8.1).
-      let pseudo = Checksum.pseudoHeader(
-        source: source.address, destination: destination.address, proto: IPProtocol.udp, length: udp.totalLength)
-      guard udp.checksum != 0, Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff else {
-        env.pointee.statistics.count(.udpInErrors)
-        return env.pointee.drop(packet, .udpChecksum, .udp)
-      }
-    }
-    if dhcp != nil, udp.destinationPort == DHCPv4Message.clientPort, ip.source.isIPv4 {
-      packet.pull(UDPHeader.length)
-      return receiveDHCP(packet)
-    }
-    guard let socket = datagramPorts.find(source: source, destination: destination, in: datagrams) else {
-      env.pointee.statistics.count(.udpNoPorts)
-      if ip.isOurs {
-        packet.storage.pointee.data = whole
-        if ip.source.isIPv4 {
-          reportError(
-            ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.port, about: packet,
-            wasLinkBroadcast: ip.wasLinkBroadcast)
-        } else {
-          reportErrorIPv6(ICMPv6.destinationUnreachable, ICMPv6.Unreachable.port, about: packet, ip)
-        }
-      }
-      return env.pointee.drop(packet, .udpNoSocket, .udp)
-    }
-    packet.pull(UDPHeader.length)
-    guard socket.pointee.queuedMemory + packet.truesize <= socket.pointee.receiveBuffer
-    else {
-      env.pointee.statistics.count(.udpRcvbufErrors)
-      return env.pointee.drop(packet, .udpReceiveBufferFull, .udp)
-    }
-    packet.storage.pointee.source = source
-    packet.storage.pointee.destination = destination
-    packet.storage.pointee.timeToLive = ip.timeToLive
-    packet.storage.pointee.typeOfService = ip.typeOfService
-    env.pointee.statistics.count(.udpInDatagrams)
-    socket.pointee.queuedMemory += packet.truesize
-    socket.pointee.queue.append(packet)
-    noteChanged(socket, .readable)
   }
 
   // MARK: Trace

@@ -27,12 +27,6 @@ extension Stack {
     follow(packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, .none, overheard: overheard)
   }
 
-  /// Whether we are in a multicast group: all nodes, and the one of each of our addresses.
-  private func listens(to group: IPAddress) -> Bool {
-    guard isIPv6On, group.isMulticast else { return false }
-    return group == .allNodes || group == IPAddress(high: 0xff01 << 48, low: 1) || addresses.solicited(by: group)
-  }
-
   /// What has been seen of a packet's fragment header.
   private enum Fragmented { case none, atomic, whole }
 
@@ -198,7 +192,7 @@ extension Stack {
     default:
       break
     }
-    if let error, owns(error.quoted.local.address) { errorArrives(error) }
+    if let error, owns(error.quoted.local.address) { errorArrives(error, in: packet, ip) }
     env.pointee.pool.release(packet)
   }
 }

@@ -15,10 +15,7 @@ extension Stack {
       tcb.pointee.setFamily(isIPv6: isIPv6)
       return SocketHandle(.stream, tcbs.handle(at: tcb.pointee.index))
     case .datagram:
-      let state = DatagramSocketState(
-        index: datagrams.nextFreeIndex, isIPv6: isIPv6, cookie: cookie, settings: environment.pointee.settings)
-      guard let handle = datagrams.insert(state) else { throw .outOfMemory }
-      return SocketHandle(.datagram, handle)
+      return try openDatagram(.udp, proto: IPProtocol.udp, isIPv6: isIPv6, cookie: cookie, now: now)
     }
   }
 
@@ -515,7 +512,8 @@ extension Stack {
       default: return tcb.pointee.tuple.remote
       }
     case .datagram:
-      guard let remote = datagrams.pointer(socket.slot)?.pointee.remote else { throw .notConnected }
+      // A peer without a port, as raw sockets have, is none to speak of (inet_getname).
+      guard let remote = datagrams.pointer(socket.slot)?.pointee.remote, remote.port != 0 else { throw .notConnected }
       return remote
     }
   }
@@ -548,7 +546,7 @@ extension Stack {
   package func unreadBytes(_ socket: SocketHandle) -> Int {
     switch socket.kind {
     case .stream: tcbs.pointer(socket.slot)?.pointee.receiveQueue.readyBytes ?? 0
-    case .datagram: datagrams.pointer(socket.slot)?.pointee.queue.first?.count ?? 0
+    case .datagram: datagrams.pointer(socket.slot)?.pointee.nextLength ?? 0
     }
   }
 

@@ -32,6 +32,8 @@ extension Stack {
         advanceInterface()
       case TimerKind.dhcp:
         advanceDHCP()
+      case TimerKind.multicast:
+        advanceMulticast()
       default:
         break
       }
@@ -87,10 +89,8 @@ extension Stack {
   }
 
   private mutating func reportUnreachable(_ packet: PacketBuffer) {
-    guard let (tuple, proto) = FourTuple.quoted(packet.readable) else { return }
-    switch proto {
-    case IPProtocol.tcp:
-      guard let tcb = demux.find(tuple, in: tcbs) else { return }
+    guard let (tuple, proto, offset) = FourTuple.quoted(packet.readable) else { return }
+    if proto == IPProtocol.tcp, let tcb = demux.find(tuple, in: tcbs) {
       let before = tcb.pointee.state
       if before == .synSent {
         tcb.pointee.abort(.hostUnreachable, environment)
@@ -98,14 +98,8 @@ extension Stack {
         tcb.pointee.softError = .hostUnreachable
       }
       settle(tcb, before: before)
-    case IPProtocol.udp:
-      guard let socket = datagramPorts.find(source: tuple.remote, destination: tuple.local, in: datagrams),
-        socket.pointee.remote != nil
-      else { return }
-      socket.pointee.error = .hostUnreachable
-      noteChanged(socket, [.error, .readable, .writable])
-    default:
-      break
+    } else {
+      datagramUnreachable(packet, tuple, proto, transport: offset)
     }
   }
 

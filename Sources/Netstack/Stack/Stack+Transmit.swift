@@ -346,6 +346,7 @@ extension Stack {
     }
     copy.storage.pointee.checksumState = .verified
     copy.storage.pointee.isLooped = true
+    copy.storage.pointee.segmentationType = packet.storage.pointee.segmentationType
     copy.storage.pointee.segmentSize = packet.storage.pointee.segmentSize
     copy.storage.pointee.time = env.pointee.now
     recycle(packet)

@@ -26,6 +26,10 @@ package struct DeviceCapabilities: Sendable {
   /// The device takes TCP super-frames for IPv4 / IPv6.
   package var tcpSegmentation4 = false
   package var tcpSegmentation6 = false
+  /// The device takes UDP super-frames (USO).
+  package var udpSegmentation = false
+  /// Its number, as if_nametoindex tells it.
+  package var interfaceIndex = 1
   /// The address at the device's other end: what is sent there is at its destination, uncut.
   package var hostAddress: IPv4Address?
   package var hostAddresses6 = InlineArray<4, IPAddress?>(repeating: nil)
@@ -117,10 +121,18 @@ package struct Stack: ~Copyable {
   var workLast: UInt32 = 0
   var changedStreams: UInt32 = 0
 
-  // UDP
+  // Datagrams
   var datagrams: Slab<DatagramSocketState>
   var datagramPorts = DatagramPorts()
+  var pingIdentifiers = DatagramPorts()
+  var rawProtocols = DatagramPorts()
   var changedDatagrams: UInt32 = 0
+
+  // Multicast
+  var multicast = MulticastGroups()
+  var multicastTimer: TimerID
+  /// A router speaks IGMPv2: so do we (RFC 3376 §7.2.1).
+  var igmpVersion2Until = Instant.zero
 
   /// Frames for the device.
   var transmitQueue = PacketQueue()
@@ -144,6 +156,7 @@ package struct Stack: ~Copyable {
     reassembly = Reassembly(key: configuration.secret)
     reassemblyTimer = env.pointee.wheel.allocate(kind: TimerKind.reassembly, owner: 0)
     interfaceTimer = env.pointee.wheel.allocate(kind: TimerKind.interface, owner: 0)
+    multicastTimer = env.pointee.wheel.allocate(kind: TimerKind.multicast, owner: 0)
     icmpLimiter = ICMPRateLimiter(key: configuration.secret, seed: configuration.seed, now: now)
     nextIdentification = UInt16(truncatingIfNeeded: env.pointee.random.next())
     let maximum = configuration.settings.maximumConnections

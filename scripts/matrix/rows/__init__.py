@@ -1,3 +1,5 @@
 # Importing a file of this folder adds its rows. The order here is the order of the table.
 
-from . import transfer_tools, web_servers, runtimes, databases, throughput, probes, hosts, names, posix  # noqa: F401
+from . import (  # noqa: F401
+    transfer_tools, web_servers, runtimes, databases, datagrams, throughput, probes, hosts, names, posix,
+)

@@ -1,0 +1,402 @@
+// Owns: sending datagrams: UDP's, alone, put together from several calls, or many at once (UDP_SEGMENT); echo requests of ping
+// sockets; raw ones. Read first: RFC 768, RFC 1122 §4.1; Linux's udp_sendmsg, ip_append_data, ping_v4_sendmsg, raw_sendmsg for what
+// is refused and in which order; Documentation/networking/segmentation-offloads.rst on USO.
+
+import Wire
+
+/// Where a datagram goes and how: what the call, the socket and the route say, put together.
+private struct DatagramPath {
+  var source: IPAddress
+  var remote: Endpoint
+  var nextHop: IPAddress
+  var mtu: Int
+  var kind: RouteDecision.Kind
+  var timeToLive: Int
+  var typeOfService: UInt8
+  /// Of the IP header, bytes.
+  var headerLength: Int { remote.address.isIPv4 ? IPv4Header.minimumLength : IPv6Header.length }
+  /// The most that fits behind it: IPv6's length field does not count the header.
+  var mostPayload: Int { remote.address.isIPv4 ? 65535 - IPv4Header.minimumLength : 65535 }
+}
+
+extension Stack {
+  /// Most datagrams that one call is cut into (UDP_MAX_SEGMENTS).
+  private static var mostSegments: Int { 128 }
+
+  package mutating func sendDatagram(
+    _ socket: SocketHandle, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage, now: Instant
+  ) throws(SocketError) -> Int {
+    let env = environment
+    env.pointee.now = now
+    let state = try datagram(socket)
+    if let pending = state.pointee.error {
+      state.pointee.error = nil
+      throw pending
+    }
+    if state.pointee.writeShutdown { throw .brokenPipe }
+    switch state.pointee.kind {
+    case .udp:
+      if state.pointee.pending != nil || state.pointee.isCorked || message.more {
+        try append(bytes, message, to: state)
+      } else {
+        try sendUDP(state, bytes, message)
+      }
+    case .ping: try sendEcho(state, bytes, message)
+    case .raw: try sendRaw(state, bytes, message)
+    }
+    env.pointee.statistics.count(.copiesIn)
+    env.pointee.statistics.count(.bytesIn, bytes.count)
+    env.pointee.statistics.count(.copyBytesIn, bytes.count)
+    flush()
+    return bytes.count
+  }
+
+  package mutating func sendDatagram(
+    _ socket: SocketHandle, _ bytes: UnsafeRawBufferPointer, to destination: Endpoint?, now: Instant
+  ) throws(SocketError) -> Int {
+    try sendDatagram(socket, bytes, DatagramMessage(to: destination), now: now)
+  }
+
+  private mutating func path(
+    _ state: DatagramPointer, _ message: DatagramMessage
+  ) throws(SocketError) -> DatagramPath {
+    guard let remote = message.destination ?? state.pointee.remote else { throw .destinationAddressRequired }
+    if state.pointee.kind == .udp, message.destination != nil, remote.port == 0 { throw .invalidArgument }
+    if message.interface != 0, message.interface != device.interfaceIndex { throw .noDevice }
+    // Bound or connected to IPv4, it speaks no IPv6 (udpv6_sendmsg).
+    if !remote.address.isIPv4, state.pointee.isIPv6, state.pointee.local.address.isIPv4 {
+      throw .addressFamilyNotSupported
+    }
+    let route = try way(from: state, to: remote.address)
+    let local = state.pointee.local.address
+    // A socket that is bound to a group sends from the interface's own address.
+    var source = local.isUnspecified || local.isMulticast || routes.isBroadcast(local) ? route.source : local
+    if !message.source.isUnspecified {
+      guard owns(message.source) || state.pointee.freeBind else { throw .networkUnreachable }
+      source = message.source
+    }
+    let isIPv4 = remote.address.isIPv4
+    var timeToLive = isIPv4 ? state.pointee.timeToLive : state.pointee.hopLimit
+    if route.kind == .multicast { timeToLive = isIPv4 ? state.pointee.multicastTimeToLive : state.pointee.multicastHops }
+    if message.timeToLive >= 0 { timeToLive = message.timeToLive }
+    var typeOfService = isIPv4 ? state.pointee.typeOfService : state.pointee.trafficClass
+    if message.typeOfService >= 0 { typeOfService = UInt8(truncatingIfNeeded: message.typeOfService) }
+    return DatagramPath(
+      source: source, remote: remote, nextHop: route.nextHop, mtu: route.mtu, kind: route.kind, timeToLive: timeToLive,
+      typeOfService: typeOfService)
+  }
+
+  /// EMSGSIZE, which the error queue hears of too (ip_local_error).
+  private mutating func tooLarge(_ state: DatagramPointer, _ path: DatagramPath, mtu: Int) -> SocketError {
+    if state.pointee.receiveErrors {
+      let env = environment
+      state.pointee.appendError(
+        ErrorRecord(.messageTooLong, .local, information: UInt32(mtu)),
+        about: Endpoint(path.remote.address, state.pointee.remote?.port ?? 0), nil, from: 0, time: env.pointee.now,
+        pool: &env.pointee.pool)
+      noteChanged(state, .error)
+    }
+    return .messageTooLong
+  }
+
+  // MARK: UDP
+
+  private mutating func sendUDP(
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
+  ) throws(SocketError) {
+    let path = try path(state, message)
+    let headers = path.headerLength + UDPHeader.length
+    guard bytes.count + UDPHeader.length <= path.mostPayload else { throw tooLarge(state, path, mtu: path.mtu) }
+    if !state.pointee.isInPortTable { try holdPort(state) }
+    let segment = message.segmentSize >= 0 ? message.segmentSize : state.pointee.segmentSize
+    if segment > 0 { return try sendSegments(state, bytes, segment, path) }
+    let isLarge = bytes.count + headers > path.mtu
+    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
+      throw tooLarge(state, path, mtu: path.mtu)
+    }
+    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
+    environment.pointee.statistics.count(.udpOutDatagrams)
+    finishUDP(packet, state, path, isLarge: isLarge)
+  }
+
+  private mutating func holdPort(_ state: DatagramPointer) throws(SocketError) {
+    try holdAnyPort(SocketHandle(.datagram, datagrams.handle(at: state.pointee.index)), now: environment.pointee.now)
+  }
+
+  /// UDP_SEGMENT: the device cuts, or we do.
+  private mutating func sendSegments(
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ segment: Int, _ path: DatagramPath
+  ) throws(SocketError) {
+    let env = environment
+    let headers = path.headerLength + UDPHeader.length
+    if min(bytes.count, segment) + headers > path.mtu { throw .messageTooLong }
+    guard bytes.count <= segment * Self.mostSegments, !state.pointee.withoutChecksum else { throw .invalidArgument }
+    let count = max(1, (bytes.count + segment - 1) / segment)
+    env.pointee.statistics.count(.udpOutDatagrams, count)
+    // A packet to ourselves is never cut.
+    if count > 1, device.udpSegmentation || path.kind == .local, path.kind == .unicast || path.kind == .local {
+      guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
+      packet.storage.pointee.segmentationType = .udpL4
+      packet.storage.pointee.segmentSize = UInt16(segment)
+      return finishUDP(packet, state, path, isLarge: false)
+    }
+    var offset = 0
+    repeat {
+      let end = min(offset + segment, bytes.count)
+      guard let packet = datagramPacket(UnsafeRawBufferPointer(rebasing: bytes[offset..<end])) else {
+        throw .noBufferSpace
+      }
+      finishUDP(packet, state, path, isLarge: false)
+      offset = end
+    } while offset < bytes.count
+  }
+
+  /// `packet` holds the payload. `isLarge`: it will be cut into fragments.
+  private mutating func finishUDP(
+    _ packet: PacketBuffer, _ state: DatagramPointer, _ path: DatagramPath, isLarge: Bool
+  ) {
+    let env = environment
+    let payload = packet.count
+    UDPHeader(
+      sourcePort: state.pointee.local.port, destinationPort: path.remote.port, totalLength: payload + UDPHeader.length
+    ).write(to: packet.push(UDPHeader.length))
+    if state.pointee.withoutChecksum, path.remote.address.isIPv4 {
+      // Zero says that there is none (RFC 768).
+    } else if isLarge {
+      // The pieces have no checksum field of their own: it must be complete before the cut.
+      completeNow(packet, source: path.source, destination: path.remote.address)
+    } else {
+      completeChecksum(
+        packet, offset: UDPHeader.checksumOffset, proto: IPProtocol.udp, source: path.source,
+        destination: path.remote.address)
+    }
+    if env.pointee.trace.allows(.udp, .debug) {
+      var event = TraceEvent(env.pointee.now, .udp, .debug, .datagramOut)
+      event.tuple = FourTuple(local: Endpoint(path.source, state.pointee.local.port), remote: path.remote)
+      event.length = UInt32(payload)
+      env.pointee.trace.append(event)
+    }
+    output(packet, IPProtocol.udp, state, path, isLarge: isLarge)
+  }
+
+  private func completeNow(_ packet: PacketBuffer, source: IPAddress, destination: IPAddress) {
+    let pseudo = Checksum.pseudoHeader(
+      source: source, destination: destination, proto: IPProtocol.udp, length: packet.count)
+    let sum = ~Checksum.fold(packet.checksum(from: 0, pseudo))
+    packet.base.storeBigEndian16(sum == 0 ? 0xffff : sum, at: UDPHeader.checksumOffset)
+  }
+
+  /// The payload in a packet of its own, with headroom for the headers.
+  private func datagramPacket(_ bytes: UnsafeRawBufferPointer) -> PacketBuffer? {
+    let env = environment
+    guard let packet = env.pointee.pool.allocateForTransmit() else { return nil }
+    guard bytes.count > 0, let from = bytes.baseAddress else { return packet }
+    if bytes.count <= packet.tailroom {
+      packet.put(bytes.count).copyMemory(from: from, byteCount: bytes.count)
+      return packet
+    }
+    guard env.pointee.pool.attachLarge(packet), let large = packet.storage.pointee.large else {
+      env.pointee.pool.release(packet)
+      return nil
+    }
+    large.copyMemory(from: from, byteCount: bytes.count)
+    packet.addFragment(large, bytes.count)
+    return packet
+  }
+
+  /// `packet` starts at the transport header.
+  private mutating func output(
+    _ packet: PacketBuffer, _ proto: UInt8, _ state: DatagramPointer, _ path: DatagramPath, isLarge: Bool
+  ) {
+    let env = environment
+    let isGroup = path.kind == .multicast || path.kind == .broadcast
+    if isGroup, hearsItself(state, path) { loopCopy(packet, proto, path) }
+    if path.kind == .multicast, path.timeToLive == 0 { return env.pointee.pool.release(packet) }
+    guard path.remote.address.isIPv4 else {
+      return sendIPv6(
+        packet, proto: proto, source: path.source, destination: path.remote.address, nextHop: path.nextHop,
+        trafficClass: path.typeOfService, hopLimit: path.timeToLive, flowLabel: 0, mtu: path.mtu)
+    }
+    nextIdentification &+= 1
+    let dontFragment = !isLarge && state.pointee.mtuDiscover != 0
+    sendIPv4(
+      packet, proto: proto, source: path.source.v4, destination: path.remote.address.v4, nextHop: path.nextHop,
+      typeOfService: path.typeOfService, timeToLive: path.timeToLive, identification: nextIdentification,
+      flags: dontFragment ? IPv4Header.flagDontFragment : 0, mtu: path.mtu)
+  }
+
+  // MARK: To ourselves as well
+
+  /// Broadcasts come back to the sender's own host, and multicasts where it listens and IP_MULTICAST_LOOP is on.
+  private func hearsItself(_ state: DatagramPointer, _ path: DatagramPath) -> Bool {
+    path.kind == .broadcast || state.pointee.multicastLoop && listens(to: path.remote.address)
+  }
+
+  private mutating func loopCopy(_ packet: PacketBuffer, _ proto: UInt8, _ path: DatagramPath) {
+    let env = environment
+    let length = packet.count
+    guard let copy = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .ip) }
+    let linear = min(length, copy.tailroom)
+    _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
+    if linear < length {
+      guard env.pointee.pool.attachLarge(copy), let large = copy.storage.pointee.large else {
+        return env.pointee.drop(copy, .noBuffer, .ip)
+      }
+      _ = packet.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: length - linear))
+      copy.addFragment(large, length - linear)
+    }
+    let timeToLive =
+      path.timeToLive > 0 ? UInt8(path.timeToLive) : path.kind == .multicast ? 0 : env.pointee.settings.ipDefaultTTL
+    if path.remote.address.isIPv4 {
+      IPv4Header(
+        proto: proto, source: path.source.v4, destination: path.remote.address.v4, payloadLength: length,
+        typeOfService: path.typeOfService, identification: nextIdentification, timeToLive: timeToLive
+      ).write(to: copy.push(IPv4Header.minimumLength))
+    } else {
+      IPv6Header(
+        nextHeader: proto, source: path.source, destination: path.remote.address, payloadLength: length,
+        trafficClass: path.typeOfService, flowLabel: 0, hopLimit: timeToLive
+      ).write(to: copy.push(IPv6Header.length))
+    }
+    copy.storage.pointee.isLooped = true
+    copy.storage.pointee.checksumState = .verified
+    copy.storage.pointee.time = env.pointee.now
+    loopbackQueue.append(copy)
+  }
+
+  // MARK: In pieces
+
+  private mutating func append(
+    _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage, to state: DatagramPointer
+  ) throws(SocketError) {
+    if state.pointee.pending == nil {
+      // What can be refused is refused at once.
+      let path = try path(state, message)
+      guard bytes.count + UDPHeader.length <= path.mostPayload else {
+        throw tooLarge(state, path, mtu: path.mtu)
+      }
+      if !state.pointee.isInPortTable { try holdPort(state) }
+      let made = UnsafeMutablePointer<PendingDatagram>.allocate(capacity: 1)
+      made.initialize(
+        to: PendingDatagram(memory: .allocate(byteCount: 65536, alignment: 16), length: 0, message: message))
+      state.pointee.pending = made
+    }
+    let pending = state.pointee.pending.unsafelyUnwrapped
+    guard pending.pointee.length + bytes.count + IPv4Header.minimumLength + UDPHeader.length <= 65535 else {
+      dropPending(state)
+      throw .messageTooLong
+    }
+    if let from = bytes.baseAddress, bytes.count > 0 {
+      (pending.pointee.memory + pending.pointee.length).copyMemory(from: from, byteCount: bytes.count)
+    }
+    pending.pointee.length += bytes.count
+    if !message.more, !state.pointee.isCorked { try sendPending(state) }
+  }
+
+  mutating func sendPending(_ state: DatagramPointer) throws(SocketError) {
+    guard let pending = state.pointee.pending else { return }
+    let message = pending.pointee.message
+    let bytes = UnsafeRawBufferPointer(start: pending.pointee.memory, count: pending.pointee.length)
+    do throws(SocketError) {
+      try sendUDP(state, bytes, message)
+    } catch {
+      dropPending(state)
+      throw error
+    }
+    dropPending(state)
+    flush()
+  }
+
+  func dropPending(_ state: DatagramPointer) {
+    guard let pending = state.pointee.pending else { return }
+    state.pointee.pending = nil
+    pending.pointee.memory.deallocate()
+    pending.deallocate()
+  }
+
+  // MARK: Ping sockets
+
+  private mutating func sendEcho(
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
+  ) throws(SocketError) {
+    guard bytes.count <= 65535 else { throw .messageTooLong }
+    guard bytes.count >= ICMPv4Header.length, bytes[0] == ICMPv4Header.echoRequest, bytes[1] == 0 else {
+      throw .invalidArgument
+    }
+    let path = try path(state, message)
+    if !state.pointee.isInPortTable { try holdPort(state) }
+    let total = bytes.count + IPv4Header.minimumLength
+    guard total <= 65535 else { throw tooLarge(state, path, mtu: path.mtu) }
+    let isLarge = total > path.mtu
+    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
+      throw tooLarge(state, path, mtu: path.mtu)
+    }
+    // The header in a place of its own, as the identifier is ours to choose.
+    let env = environment
+    guard
+      let packet = datagramPacket(UnsafeRawBufferPointer(rebasing: bytes[ICMPv4Header.length...]))
+    else { throw .noBufferSpace }
+    let base = packet.push(ICMPv4Header.length)
+    let sequence = UInt32(bytes[6]) << 8 | UInt32(bytes[7])
+    ICMPv4Header(
+      type: ICMPv4Header.echoRequest, code: 0, rest: UInt32(state.pointee.local.port) << 16 | sequence
+    ).write(to: base)
+    base.storeBigEndian16(~Checksum.fold(packet.checksum(from: 0)), at: 2)
+    env.pointee.statistics.count(.icmpOutMsgs)
+    traceICMP(.icmpOut, ICMPv4Header.echoRequest, 0, local: path.source, remote: path.remote.address)
+    output(packet, IPProtocol.icmp, state, path, isLarge: isLarge)
+  }
+
+  // MARK: Raw sockets
+
+  private mutating func sendRaw(
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
+  ) throws(SocketError) {
+    guard bytes.count <= 65535 else { throw .messageTooLong }
+    let path = try path(state, message)
+    if state.pointee.includesHeader { return try sendWithHeader(state, bytes, path) }
+    let total = bytes.count + IPv4Header.minimumLength
+    guard total <= 65535 else { throw tooLarge(state, path, mtu: path.mtu) }
+    let isLarge = total > path.mtu
+    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
+      throw tooLarge(state, path, mtu: path.mtu)
+    }
+    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
+    let proto = UInt8(truncatingIfNeeded: state.pointee.local.port)
+    if proto == IPProtocol.icmp { environment.pointee.statistics.count(.icmpOutMsgs) }
+    output(packet, proto, state, path, isLarge: isLarge)
+  }
+
+  /// IP_HDRINCL: the program's own header; source, identification, length and checksum are filled in (raw(7)).
+  private mutating func sendWithHeader(
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ path: DatagramPath
+  ) throws(SocketError) {
+    let env = environment
+    guard bytes.count <= path.mtu else { throw tooLarge(state, path, mtu: path.mtu) }
+    guard bytes.count >= IPv4Header.minimumLength else { throw .invalidArgument }
+    let headerLength = Int(bytes[0] & 0xf) * 4
+    guard headerLength >= IPv4Header.minimumLength, headerLength <= bytes.count else { throw .invalidArgument }
+    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
+    if packet.linearCount == 0 {
+      // A large one begins in a fragment: its header must be where headers are.
+      _ = packet.copy(
+        from: 0, to: UnsafeMutableRawBufferPointer(start: packet.push(headerLength), count: headerLength))
+      packet.storage.pointee.fragments[0].base = packet.storage.pointee.fragments[0].base.map { $0 + headerLength }
+      packet.storage.pointee.fragments[0].length -= headerLength
+    }
+    let base = packet.base
+    base.storeBigEndian16(UInt16(bytes.count), at: 2)
+    if UnsafeRawPointer(base).bigEndian32(at: 12) == 0 { base.storeBigEndian32(path.source.v4.bits, at: 12) }
+    if UnsafeRawPointer(base).bigEndian16(at: 4) == 0 {
+      nextIdentification &+= 1
+      base.storeBigEndian16(nextIdentification, at: 4)
+    }
+    base.storeBigEndian16(0, at: 10)
+    base.storeBigEndian16(
+      ~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer(start: base, count: headerLength))), at: 10)
+    env.pointee.statistics.count(.ipOutRequests)
+    if path.kind == .local { return loopBack(packet) }
+    packet.storage.pointee.checksumStart = UInt16(headerLength)
+    transmitIP(packet, nextHop: path.nextHop)
+  }
+}
