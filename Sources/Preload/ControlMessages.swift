@@ -40,7 +40,8 @@ enum ControlMessages {
     if !isLocal { writer.appendAddressing(of: error.datagram, shard) }
     // struct sock_extended_err and the offender's address
     let image = (
-      UInt32(record.error.errno), record.origin.rawValue, record.type, record.code, UInt8(0), record.information, UInt32(0)
+      UInt32(record.error.errno), record.origin.rawValue, record.type, record.code, UInt8(0), record.information,
+      UInt32(0)
     )
     if description.pointee.family == Family.inet {
       let address = isLocal ? 0 : record.offender.v4.bits.bigEndian
@@ -213,7 +214,9 @@ enum ControlMessages {
   }
 
   /// SO_MARK is for the privileged; SO_TIMESTAMPING, SCM_RIGHTS, SCM_CREDENTIALS and SO_PRIORITY have no effect here.
-  private static func isKnown(_ type: Int32) -> Bool { type == 37 || type == 65 || type == 1 || type == 2 || type == 12 }
+  private static func isKnown(_ type: Int32) -> Bool {
+    type == 37 || type == 65 || type == 1 || type == 2 || type == 12
+  }
 
   private static func readUDP(_ type: Int32, _ data: UnsafeRawBufferPointer, _ wish: inout DatagramMessage) -> Int {
     guard type == 103, data.count == 2 else { return -Errno.invalid }

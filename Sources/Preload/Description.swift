@@ -93,6 +93,10 @@ struct Description: ~Copyable, Pooled {
   var timestamping: Int32 = 0
   /// bind(wildcard, port 0) happened on the placeholder; the stack is told when the side is decided.
   var boundToEphemeral = false
+  /// The port that the placeholder had until the stack took it over.
+  var ephemeralPort: UInt16 = 0
+  /// connect on a UDP socket before there is a stack (DeferredConnect.swift).
+  var deferredPeer: Endpoint?
   /// A connect is under way whose success no connect call has reported yet.
   var connectUnreported = false
   var zeroCopy = ZeroCopyQueue()
@@ -147,7 +151,9 @@ struct Description: ~Copyable, Pooled {
 
   /// Waiting for what comes tells that it is the stack's: it serves, or listens to a whole protocol.
   var servesWhenWaitedFor: Bool {
-    kind == .datagram && (boundToEphemeral && !hasKernelSide.load(ordering: .relaxed) || datagramKind == .raw)
+    guard kind == .datagram else { return false }
+    if datagramKind == .raw || deferredPeer != nil { return true }
+    return boundToEphemeral && !hasKernelSide.load(ordering: .relaxed)
   }
 
   /// What the stack hands back with a change: 0 means nobody.
@@ -172,6 +178,8 @@ struct Description: ~Copyable, Pooled {
     timestampingFlags = 0
     timestamping = 0
     boundToEphemeral = false
+    ephemeralPort = 0
+    deferredPeer = nil
     connectUnreported = false
     zeroCopy = ZeroCopyQueue()
     recorded = RecordedOptions()

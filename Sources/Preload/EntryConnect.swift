@@ -70,7 +70,10 @@ private func connect(
   switch SockAddr.parse(address, length: length, family: description.pointee.family) {
   case .failure(let error): return error
   case .unspecified:
-    if description.pointee.side == .undecided { return passToKernel }
+    if description.pointee.side == .undecided {
+      description.pointee.deferredPeer = nil
+      return passToKernel
+    }
     if description.pointee.kind == .stream { return Spread.disconnect(description) }
   case .endpoint(let given):
     endpoint = Sides.thisHost(given)
@@ -81,6 +84,7 @@ private func connect(
       case .refused(let error): return error
       case .stack: break
       }
+      if description.pointee.kind == .datagram, DeferredConnect.note(description, endpoint) { return 0 }
       let decided = Sides.becomeStack(description, fd, for: endpoint.address)
       if decided != 0 { return decided }
     }
@@ -283,6 +287,10 @@ private func acceptReady(
 @c(anp_entry_shutdown)
 public func entryShutdown(_ fd: Int32, _ entry: UInt64, _ how: Int32) -> Int {
   withSocket(fd, entry) { description in
+    if description.pointee.deferredPeer != nil {
+      let decided = Sides.becomeStack(description, fd)
+      if decided != 0 { return decided }
+    }
     if description.pointee.side == .undecided { return passToKernel }
     let direction: ShutdownHow
     switch how {
@@ -301,6 +309,9 @@ public func entryName(
   _ length: UnsafeMutablePointer<UInt32>?
 ) -> Int {
   withSocket(fd, entry) { description in
+    if let noted = DeferredConnect.name(description, fd, isPeer: isPeer != 0) {
+      return SockAddr.report(noted, family: description.pointee.family, to: address, length)
+    }
     if description.pointee.side == .undecided { return passToKernel }
     if description.pointee.isConnectedToKernel.load(ordering: .relaxed) { return passToKernel }
     var endpoint = Endpoint(.anyIPv4, 0)

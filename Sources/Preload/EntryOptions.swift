@@ -156,6 +156,10 @@ public func entryGetsockopt(
   withSocket(fd, entry) { description in
     let route = Options.route(level: level, name: name, kind: description.pointee.kind)
     // Everything set so far was set on the placeholder too, but for this one: the kernel may not have the algorithm.
+    if description.pointee.deferredPeer != nil, route == .stack(.mtu) {
+      let decided = Sides.becomeStack(description, fd)
+      if decided != 0 { return decided }
+    }
     if description.pointee.side == .undecided, route != .congestion, !isAnsweredHere(description, route) {
       return passToKernel
     }

@@ -242,7 +242,7 @@ private func sendDatagram(
     }
   }
   if description.pointee.side == .undecided {
-    guard let destination = message.destination else { return passToKernel }
+    guard let destination = message.destination ?? description.pointee.deferredPeer else { return passToKernel }
     switch Sides.destination(destination.address) {
     case .kernel:
       if KernelSide.open(description, fd, for: destination.address) { return passToKernel }

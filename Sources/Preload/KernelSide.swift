@@ -54,13 +54,20 @@ enum KernelSide {
     if bind(description, fd, IPAddress(IPv4Address(127, 0, 0, 1)), port) { _ = watch(description, fd) }
   }
 
-  /// The socket has become the stack's: the placeholder, where it had a port of the kernel's choice, lets go of the wildcard.
+  /// The socket becomes the stack's: the placeholder, where it had a port of the kernel's choice, lets go of the wildcard.
   static func moveToLoopback(_ description: DescriptionPointer, _ fd: Int32, port: UInt16) {
     guard isPossible(description) else { return }
     disconnect(fd)
     if description.pointee.hasKernelSide.load(ordering: .acquiring) {
       _ = bind(description, fd, IPAddress(IPv4Address(127, 0, 0, 1)), port)
     }
+  }
+
+  /// There is no stack after all, and the kernel goes on in its place.
+  static func moveBack(_ description: DescriptionPointer, _ fd: Int32) {
+    guard isPossible(description) else { return }
+    disconnect(fd)
+    _ = bind(description, fd, description.pointee.wildcard, description.pointee.ephemeralPort)
   }
 
   /// connect with AF_UNSPEC: undoes, beside a connection, a port that the kernel has chosen itself (__udp_disconnect).

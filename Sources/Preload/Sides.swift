@@ -53,14 +53,27 @@ enum Sides {
   /// - Parameter address: what the traffic is to or from, where the call says it: one that needs an address of our own waits for the
   ///   first lease (ANP_ADDR=dhcp).
   static func becomeStack(_ description: DescriptionPointer, _ fd: Int32, for address: IPAddress? = nil) -> Int {
+    let letsGo =
+      description.pointee.side == .undecided && description.pointee.kind == .datagram
+      && hasPlaceholderPort(description)
+    if letsGo {
+      // Before the stack starts: nobody shall see a kernel's socket on the wildcard that is not meant to be one.
+      let port = placeholderPort(fd)
+      if port != 0 { description.pointee.ephemeralPort = port }
+      KernelSide.moveToLoopback(description, fd, port: description.pointee.ephemeralPort)
+    }
     if !Bootstrap.start() {
       guard HostRuntime.configuration.fallbackToKernel else { return -Errno.networkDown }
+      if letsGo { KernelSide.moveBack(description, fd) }
       return becomeKernel(description)
     }
     guard HostRuntime.shard != nil else { return -Errno.networkDown }
     if let address {
       let waited = awaitLease(description, for: address)
-      if waited == -Errno.networkDown, HostRuntime.configuration.fallbackToKernel { return becomeKernel(description) }
+      if waited == -Errno.networkDown, HostRuntime.configuration.fallbackToKernel {
+        if letsGo { KernelSide.moveBack(description, fd) }
+        return becomeKernel(description)
+      }
       if waited != 0 { return waited }
     }
     let shard = HostRuntime.shard(at: description.pointee.kind == .stream ? Spread.ownShard : 0)
@@ -71,10 +84,7 @@ enum Sides {
     if result == 0, description.pointee.boundToEphemeral, Spread.isNeeded(description) {
       result = Spread.bindAsPlaceholder(description, placeholderPort(fd))
     }
-    if result == 0, description.pointee.kind == .datagram, hasPlaceholderPort(description) {
-      KernelSide.moveToLoopback(description, fd, port: placeholderPort(fd))
-    }
-    return result
+    return result == 0 ? DeferredConnect.settle(description) : result
   }
 
   /// A program that has just begun may be faster than the first router's advertisement, without which there is no way to most
@@ -158,7 +168,9 @@ enum Sides {
     }
     var bound = 0
     if hasPlaceholderPort(description), !Spread.isNeeded(description) {
-      bound = bindAsPlaceholder(handle, description.pointee.wildcard, fd, shard, now)
+      bound = bindAsPlaceholder(
+        handle, description.pointee.wildcard,
+        description.pointee.ephemeralPort != 0 ? description.pointee.ephemeralPort : placeholderPort(fd), shard, now)
     }
     // Another thread may have decided meanwhile, with another shard's lock or none.
     anp_state_lock()
@@ -189,9 +201,8 @@ enum Sides {
 
   /// The port that the placeholder got, because getsockname may have told it to the program; any other if that is taken.
   private static func bindAsPlaceholder(
-    _ handle: SocketHandle, _ any: IPAddress, _ fd: Int32, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
+    _ handle: SocketHandle, _ any: IPAddress, _ port: UInt16, _ shard: UnsafeMutablePointer<Shard>, _ now: Instant
   ) -> Int {
-    let port = placeholderPort(fd)
     let wanted = kernelStyle { () throws(SocketError) -> Int in
       try shard.pointee.stack.bind(handle, to: Endpoint(any, port), now: now)
       return 0
@@ -203,7 +214,7 @@ enum Sides {
     }
   }
 
-  private static func placeholderPort(_ fd: Int32) -> UInt16 {
+  static func placeholderPort(_ fd: Int32) -> UInt16 {
     var name = InlineArray<28, UInt8>(repeating: 0)
     var length: UInt32 = 28
     return withUnsafeMutableBytes(of: &name) { bytes -> UInt16 in

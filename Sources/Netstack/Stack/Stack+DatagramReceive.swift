@@ -38,7 +38,8 @@ extension Stack {
       return receiveDHCP(packet)
     }
     if !ip.isOurs { return receiveGroup(packet, source, destination, ip) }
-    guard let socket = datagramPorts.find(source: source, destination: destination, key: env.pointee.secret, in: datagrams)
+    guard
+      let socket = datagramPorts.find(source: source, destination: destination, key: env.pointee.secret, in: datagrams)
     else {
       env.pointee.statistics.count(.udpNoPorts)
       packet.storage.pointee.data = whole
@@ -202,7 +203,8 @@ extension Stack {
       meaning.error, error.isIPv6 ? .icmp6 : .icmp, type: error.type, code: error.code,
       information: UInt32(error.nextHopMTU ?? 0), offender: offender)
     tellOwners(
-      of: error.quoted, error.proto, isFatal: meaning.fatal || isSizeMatter, isSizeMatter: isSizeMatter, record, message,
+      of: error.quoted, error.proto, isFatal: meaning.fatal || isSizeMatter, isSizeMatter: isSizeMatter, record,
+      message,
       header: ICMPv4Header.length, transport: error.transportOffset)
   }
 

@@ -77,7 +77,9 @@ extension Stack {
     }
     let isIPv4 = remote.address.isIPv4
     var timeToLive = isIPv4 ? state.pointee.timeToLive : state.pointee.hopLimit
-    if route.kind == .multicast { timeToLive = isIPv4 ? state.pointee.multicastTimeToLive : state.pointee.multicastHops }
+    if route.kind == .multicast {
+      timeToLive = isIPv4 ? state.pointee.multicastTimeToLive : state.pointee.multicastHops
+    }
     if message.timeToLive >= 0 { timeToLive = message.timeToLive }
     var typeOfService = isIPv4 ? state.pointee.typeOfService : state.pointee.trafficClass
     if message.typeOfService >= 0 { typeOfService = UInt8(truncatingIfNeeded: message.typeOfService) }

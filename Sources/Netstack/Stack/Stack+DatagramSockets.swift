@@ -15,7 +15,8 @@ extension Stack {
   ) throws(SocketError) -> SocketHandle {
     environment.pointee.now = now
     let state = DatagramSocketState(
-      index: datagrams.nextFreeIndex, kind: kind, isIPv6: isIPv6, cookie: cookie, settings: environment.pointee.settings)
+      index: datagrams.nextFreeIndex, kind: kind, isIPv6: isIPv6, cookie: cookie, settings: environment.pointee.settings
+    )
     guard let handle = datagrams.insert(state) else { throw .outOfMemory }
     let socket = datagrams.pointer(at: handle.index)
     // INET_PROTOSW_REUSE
