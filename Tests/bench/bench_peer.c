@@ -10,7 +10,11 @@
 //     closer      accepts and closes at once
 //     drain       reads to the end, then closes
 //     epoll-echo  like echo, one epoll set for all connections (level-triggered)
+//     udp-echo    sends each datagram back
+//     udp-sink    counts datagrams, UDP_GRO on, and tells the count when asked
 //   clients
+//     udp-pingpong  N times a datagram of SIZE bytes to and fro, as pingpong
+//     udp-send    datagrams of 1400 bytes for N seconds, SIZE bytes at once (UDP_SEGMENT) where that is more; then asks what arrived
 //     send        writes SIZE bytes (128 KB) at a time for N seconds, with MSG_ZEROCOPY if asked; ends when the server has read all
 //     receive     reads 128 KB at a time for N seconds
 //     pingpong    N times one byte to and fro; the first tenth is not counted
@@ -262,6 +266,103 @@ static void idle(int count) {
   while (read(0, block, BLOCK) > 0) {}
 }
 
+// ---- Datagrams
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#define UDP_GRO 104
+#endif
+
+enum { DATAGRAM = 1400, QUESTION = 9 };
+
+static int datagram_socket(int is_server) {
+  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), room = 4 << 20;
+  if (fd < 0) die("socket");
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  if (is_server && bind(fd, (struct sockaddr *)&address, sizeof address) != 0) die("bind");
+  if (!is_server && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) die("connect");
+  if (is_server) {
+    puts("ready");
+    fflush(stdout);
+  }
+  return fd;
+}
+
+static void serve_datagrams(int counts) {
+  int fd = datagram_socket(1), one = 1;
+  if (counts) setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one);
+  uint64_t total = 0;
+  for (;;) {
+    struct sockaddr_in from;
+    socklen_t length = sizeof from;
+    ssize_t n = recvfrom(fd, block, sizeof block, 0, (struct sockaddr *)&from, &length);
+    if (n < 0) continue;
+    if (!counts) {
+      sendto(fd, block, (size_t)n, 0, (struct sockaddr *)&from, length);
+    } else if (n == QUESTION) {
+      sendto(fd, &total, sizeof total, 0, (struct sockaddr *)&from, length);
+      total = 0;
+    } else {
+      total += (uint64_t)n;
+    }
+  }
+}
+
+/// What the sink has counted since the last question.
+static double ask(int fd) {
+  struct timeval patience = {0, 200000};
+  uint64_t total = 0;
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  for (int i = 0; i < 50; i++) {
+    if (send(fd, block, QUESTION, 0) == QUESTION && recv(fd, &total, sizeof total, 0) == sizeof total) return (double)total;
+  }
+  errno = ETIMEDOUT;
+  die("no answer");
+  return 0;
+}
+
+static void send_datagrams(double seconds, size_t at_once) {
+  int fd = datagram_socket(0), segment = DATAGRAM;
+  if (at_once > DATAGRAM) {
+    if (setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment) != 0) die("UDP_SEGMENT");
+  } else {
+    at_once = DATAGRAM;
+  }
+  ask(fd);
+  uint64_t sent = 0;
+  double begin = now(), end = begin + seconds;
+  while (now() < end) {
+    for (int i = 0; i < 16; i++) {
+      if (send(fd, block, at_once, 0) == (ssize_t)at_once) sent += at_once;
+    }
+  }
+  double took = now() - begin;
+  segment = 0;
+  setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
+  say("bytes", ask(fd));
+  say("sent", (double)sent);
+  say("seconds", took);
+}
+
+static int compare_times(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static void datagram_ping_pong(int rounds) {
+  int fd = datagram_socket(0), count = 0;
+  size_t length = size <= DATAGRAM ? size : 1;
+  double *times = malloc(sizeof *times * (size_t)rounds);
+  for (int i = 0; i < rounds; i++) {
+    double begin = now();
+    if (send(fd, block, length, 0) < 0 || recv(fd, block, sizeof block, 0) < 0) die("ping-pong");
+    if (i >= rounds / 10) times[count++] = now() - begin;
+  }
+  qsort(times, (size_t)count, sizeof *times, compare_times);
+  say("median", times[count / 2]);
+  say("p99", times[count * 99 / 100]);
+}
+
 static const char *mode;
 static double amount;
 
@@ -270,6 +371,8 @@ static int run_client(void) {
   if (strcmp(mode, "send") == 0) transfer(amount, 1);
   else if (strcmp(mode, "receive") == 0) transfer(amount, 0);
   else if (strcmp(mode, "pingpong") == 0) ping_pong((int)amount);
+  else if (strcmp(mode, "udp-pingpong") == 0) datagram_ping_pong((int)amount);
+  else if (strcmp(mode, "udp-send") == 0) send_datagrams(amount, size);
   else if (strcmp(mode, "connects") == 0) connects(amount);
   else if (strcmp(mode, "closes") == 0) closes(amount);
   else if (strcmp(mode, "idle") == 0) idle((int)amount);
@@ -312,6 +415,8 @@ int main(int argc, char **argv) {
   if (strcmp(mode, "sink") == 0 || strcmp(mode, "drain") == 0) serve(serve_sink);
   if (strcmp(mode, "source") == 0) serve(serve_source);
   if (strcmp(mode, "echo") == 0) serve(serve_echo);
+  if (strcmp(mode, "udp-echo") == 0) serve_datagrams(0);
+  if (strcmp(mode, "udp-sink") == 0) serve_datagrams(1);
   if (strcmp(mode, "closer") == 0) serve(serve_nothing);
   if (strcmp(mode, "epoll-echo") == 0) serve_epoll();
   pthread_t others[64];

@@ -121,6 +121,49 @@ def pingpong_two_cores(side):
     yield from _pingpong(side, 0, 1)
 
 
+# --- datagrams
+
+
+@row("udp-pingpong", median=Goal("UDP request and response, two cores: median", most=1.0, aim=0.6, unit="us", scale=1e6))
+def datagram_pingpong(side):
+    with running(side.peer(bench("udp-echo", PEER, 7010), cpu=1)):
+        yield lambda: figures(side.program(bench("udp-pingpong", PEER, 7010, 20000, 1), cpu=0).finish())
+
+
+def _datagrams(side, sender, receiver, host, at_once):
+    """Bytes that arrive while the sender sends as fast as it can."""
+    with running(receiver(bench("udp-sink", host, 7011))):
+
+        def measure():
+            result = figures(sender(bench("udp-send", host, 7011, Options.seconds, at_once)).finish())
+            return {"rate": result["bytes"] * 8 / result["seconds"]}
+
+        yield measure
+
+
+@row("udp-send", rate=Goal("UDP stream, 1400-byte datagrams sent", least=1.0, aim=1.0, unit="Gbit/s", scale=1e-9))
+def datagrams_sent(side):
+    yield from _datagrams(side, side.program, side.peer, PEER, 1400)
+
+
+@row("udp-receive", rate=Goal("UDP stream, 1400-byte datagrams received", least=1.0, aim=1.0, unit="Gbit/s", scale=1e-9))
+def datagrams_received(side):
+    yield from _datagrams(side, side.peer, side.program, HOST, 1400)
+
+
+@row("udp-segments", rate=Goal("UDP stream, 64 KB at once (UDP_SEGMENT) sent", least=1.0, aim=1.0, unit="Gbit/s", scale=1e-9))
+def segments_sent(side):
+    yield from _datagrams(side, side.program, side.peer, PEER, 46 * 1400)
+
+
+@row(
+    "udp-segments-receive",
+    rate=Goal("UDP stream, 64 KB at once received (UDP_GRO)", least=1.0, aim=1.0, unit="Gbit/s", scale=1e-9),
+)
+def segments_received(side):
+    yield from _datagrams(side, side.peer, side.program, HOST, 46 * 1400)
+
+
 # --- connections
 
 

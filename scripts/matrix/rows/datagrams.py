@@ -46,7 +46,8 @@ def dnsmasq_command(t, address):
                 + [""]
             )
         )
-    return ["dnsmasq", "-k", "-C", t.path("dnsmasq.conf")]
+    # Without a process of its own for each TCP connection.
+    return ["dnsmasq", "-d", "-C", t.path("dnsmasq.conf")]
 
 
 def dig(where, *words):
