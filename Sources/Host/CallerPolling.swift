@@ -84,6 +84,9 @@ extension Shard {
   /// A thread may send from its own memory, as it can look for the acknowledgments itself.
   package var callersMayLend: Bool { work.lends && callersMayPoll }
 
+  /// Under the lock: a frame handed to the stack now is written by this thread when it lets go of the lock.
+  package var callersMayLendFrames: Bool { work.lends && work.transmitter.gathers && !work.isDraining }
+
   package var joinsWrites: Bool { work.joinsWrites }
 
   /// The device reports an error instead of frames.

@@ -287,8 +287,10 @@ private func sendDatagram(
         buffers.gather(into: shard.pointee.scratch)
         bytes = UnsafeRawBufferPointer(start: shard.pointee.scratch, count: buffers.total)
       }
+      message.mayLend = isWhole && bytes.count >= lentDatagramBytes && shard.pointee.callersMayLendFrames
       return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, message, now: now)
     }
+    if message.mayLend { awaitLoan(description) }
     if result != -Errno.again || nonBlocking { return result }
     let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
     deadline = until
@@ -298,6 +300,21 @@ private func sendDatagram(
     case .interrupted: return -Errno.interrupted
     case .lost: return referenceLost
     }
+  }
+}
+
+/// From so many bytes on a super-frame is written to the device from the program's memory: 64 KB at once 1.0 instead of 0.8 times the
+/// kernel's rate.
+private var lentDatagramBytes: Int { 16384 }
+
+/// The frame has most often been written when the lock was released. The thread stays inside, so no handler can jump out of the loan.
+private func awaitLoan(_ description: DescriptionPointer) {
+  while true {
+    let shard = lockShard(of: description)
+    let frames = shard.pointee.stack.lentFrames(description.pointee.handle)
+    shard.pointee.unlock()
+    if frames == 0 { return }
+    anp_sleep(10_000)
   }
 }
 

@@ -276,11 +276,11 @@ static void idle(int count) {
 enum { DATAGRAM = 1400, QUESTION = 9 };
 
 static int datagram_socket(int is_server) {
-  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), room = 4 << 20;
+  int fd = socket(address.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0), room = 4 << 20;
   if (fd < 0) die("socket");
   setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-  if (is_server && bind(fd, (struct sockaddr *)&address, sizeof address) != 0) die("bind");
-  if (!is_server && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) die("connect");
+  if (is_server && bind(fd, &address.any, address_size) != 0) die("bind");
+  if (!is_server && connect(fd, &address.any, address_size) != 0) die("connect");
   if (is_server) {
     puts("ready");
     fflush(stdout);
@@ -293,14 +293,16 @@ static void serve_datagrams(int counts) {
   if (counts) setsockopt(fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one);
   uint64_t total = 0;
   for (;;) {
-    struct sockaddr_in from;
+    union address from;
     socklen_t length = sizeof from;
-    ssize_t n = recvfrom(fd, block, sizeof block, 0, (struct sockaddr *)&from, &length);
+    ssize_t n = recvfrom(fd, block, sizeof block, 0, &from.any, &length);
     if (n < 0) continue;
     if (!counts) {
-      sendto(fd, block, (size_t)n, 0, (struct sockaddr *)&from, length);
+      sendto(fd, block, (size_t)n, 0, &from.any, length);
     } else if (n == QUESTION) {
-      sendto(fd, &total, sizeof total, 0, (struct sockaddr *)&from, length);
+      uint64_t answer[2] = {0, total};
+      memcpy(answer, block, sizeof answer[0]);
+      sendto(fd, answer, sizeof answer, 0, &from.any, length);
       total = 0;
     } else {
       total += (uint64_t)n;
@@ -308,13 +310,19 @@ static void serve_datagrams(int counts) {
   }
 }
 
-/// What the sink has counted since the last question.
+/// What the sink has counted since the last question, which waits behind all that was sent. Asked again where it was lost.
 static double ask(int fd) {
-  struct timeval patience = {0, 200000};
-  uint64_t total = 0;
+  static uint64_t number;
+  struct timeval patience = {0, 5000};
+  uint64_t answer[2], first = number + 1;
+  char question[QUESTION] = {0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  for (int i = 0; i < 50; i++) {
-    if (send(fd, block, QUESTION, 0) == QUESTION && recv(fd, &total, sizeof total, 0) == sizeof total) return (double)total;
+  for (int i = 0; i < 2000; i++) {
+    number++;
+    memcpy(question, &number, sizeof number);
+    if (send(fd, question, QUESTION, 0) != QUESTION) continue;
+    while (recv(fd, answer, sizeof answer, 0) == sizeof answer)
+      if (answer[0] >= first) return (double)answer[1];
   }
   errno = ETIMEDOUT;
   die("no answer");
@@ -336,12 +344,12 @@ static void send_datagrams(double seconds, size_t at_once) {
       if (send(fd, block, at_once, 0) == (ssize_t)at_once) sent += at_once;
     }
   }
-  double took = now() - begin;
   segment = 0;
   setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
+  // Until all that was under way has arrived.
   say("bytes", ask(fd));
+  say("seconds", now() - begin);
   say("sent", (double)sent);
-  say("seconds", took);
 }
 
 static int compare_times(const void *a, const void *b) {

@@ -73,7 +73,7 @@ package struct BufferPool: ~Copyable {
       next: nil, previous: nil, head: head, end: linearCapacity, data: 0, tail: 0,
       fragments: InlineArray(repeating: PacketFragment(base: nil, length: 0)), fragmentCount: 0, large: nil,
       checksumState: .none, segmentationType: .none, segmentSize: 0, checksumStart: 0, checksumOffset: 0,
-      sequence: .init(0), endSequence: .init(0), flags: [], pinnedBy: 0, source: .none, destination: .none,
+      sequence: .init(0), endSequence: .init(0), flags: [], pinnedBy: 0, lentBy: 0, source: .none, destination: .none,
       nextHop: .anyIPv6, timeToLive: 0, typeOfService: 0, steeredTo: 0, wasLinkBroadcast: false, isLooped: false,
       time: .zero, charge: 0, drops: 0)
   }
@@ -153,6 +153,7 @@ package struct BufferPool: ~Copyable {
     storage.pointee.segmentSize = 0
     storage.pointee.flags = []
     storage.pointee.pinnedBy = 0
+    storage.pointee.lentBy = 0
     storage.pointee.isLooped = false
     storage.pointee.next = free
     free = storage

@@ -68,6 +68,8 @@ package struct PacketBuffer: Equatable {
     package var flags: TCPFlags
     /// The connection whose send buffer a frame to send points into, plus one; 0 = none.
     package var pinnedBy: UInt32
+    /// The datagram socket whose program's memory a frame to send points into, plus one; 0 = none.
+    package var lentBy: UInt32
     /// Where a datagram came from, or goes to.
     package var source: Endpoint
     package var destination: Endpoint

@@ -131,6 +131,8 @@ package struct DatagramMessage: Sendable {
   package var segmentSize = -1
   /// MSG_MORE
   package var more = false
+  /// The bytes stay where they are until `lentFrames` is 0 again: no need to copy many of them.
+  package var mayLend = false
   package init(to destination: Endpoint? = nil) { self.destination = destination }
 }
 

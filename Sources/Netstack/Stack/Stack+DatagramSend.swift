@@ -111,7 +111,7 @@ extension Stack {
     guard bytes.count + UDPHeader.length <= path.mostPayload else { throw tooLarge(state, path, mtu: path.mtu) }
     if !state.pointee.isInPortTable { try holdPort(state) }
     let segment = message.segmentSize >= 0 ? message.segmentSize : state.pointee.segmentSize
-    if segment > 0 { return try sendSegments(state, bytes, segment, path) }
+    if segment > 0 { return try sendSegments(state, bytes, segment, path, mayLend: message.mayLend) }
     let isLarge = bytes.count + headers > path.mtu
     if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
       throw tooLarge(state, path, mtu: path.mtu)
@@ -127,7 +127,7 @@ extension Stack {
 
   /// UDP_SEGMENT: the device cuts, or we do.
   private mutating func sendSegments(
-    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ segment: Int, _ path: DatagramPath
+    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ segment: Int, _ path: DatagramPath, mayLend: Bool
   ) throws(SocketError) {
     let env = environment
     let headers = path.headerLength + UDPHeader.length
@@ -137,7 +137,8 @@ extension Stack {
     env.pointee.statistics.count(.udpOutDatagrams, count)
     // A packet to ourselves is never cut.
     if count > 1, device.udpSegmentation || path.kind == .local, path.kind == .unicast || path.kind == .local {
-      guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
+      let lends = mayLend && path.kind == .unicast && isOnItsWay(path.nextHop)
+      guard let packet = lends ? lentPacket(bytes, state) : datagramPacket(bytes) else { throw .noBufferSpace }
       packet.storage.pointee.segmentationType = .udpL4
       packet.storage.pointee.segmentSize = UInt16(segment)
       return finishUDP(packet, state, path, isLarge: false)
@@ -205,6 +206,23 @@ extension Stack {
     packet.addFragment(large, bytes.count)
     return packet
   }
+
+  /// The payload where the program has it.
+  private func lentPacket(_ bytes: UnsafeRawBufferPointer, _ state: DatagramPointer) -> PacketBuffer? {
+    guard let packet = environment.pointee.pool.allocateForTransmit(), let from = bytes.baseAddress else { return nil }
+    packet.addFragment(UnsafeMutableRawPointer(mutating: from), bytes.count)
+    packet.storage.pointee.lentBy = state.pointee.index + 1
+    state.pointee.lentFrames += 1
+    return packet
+  }
+
+  /// A frame would go to the device next: it waits for no other, and for no neighbour.
+  private func isOnItsWay(_ nextHop: IPAddress) -> Bool {
+    transmitQueue.isEmpty && !isDetecting && (device.linkType == .ip || neighbors.lookup(nextHop) != nil)
+  }
+
+  /// How many frames still point into the memory of what was sent with `mayLend`.
+  package func lentFrames(_ socket: SocketHandle) -> Int { datagrams.pointer(socket.slot)?.pointee.lentFrames ?? 0 }
 
   /// `packet` starts at the transport header.
   private mutating func output(

@@ -27,6 +27,8 @@ extension Stack {
   /// Takes back a packet that was to be sent: what it points into may change again.
   mutating func recycle(_ packet: PacketBuffer) {
     let owner = packet.storage.pointee.pinnedBy
+    let lender = packet.storage.pointee.lentBy
+    if lender != 0 { datagrams.pointer(at: lender - 1).pointee.lentFrames -= 1 }
     environment.pointee.pool.release(packet)
     guard owner != 0 else { return }
     let tcb = tcbs.pointer(at: owner - 1)

@@ -60,6 +60,9 @@ package struct DatagramSocketState: ~Copyable {
   /// UDP_SEGMENT: payload of each datagram that a call is cut into, bytes; 0 = off.
   var segmentSize = 0
 
+  /// Frames on their way to the device that point into the program's memory.
+  var lentFrames = 0
+
   // Multicast (IP/Multicast.swift)
   var multicastTimeToLive = 1
   /// IPV6_MULTICAST_HOPS
