@@ -71,7 +71,7 @@ enum Options {
 
   private static func udp(_ name: Int32) -> OptionRoute {
     switch name {
-    case 1: .datagram(.cork)
+    case 1: .datagram(.isCorked)
     case 103: .datagram(.segmentSize)
     case 104: .datagram(.receivesSegments)
     // UDP_NO_CHECK6_TX, UDP_NO_CHECK6_RX

@@ -124,7 +124,7 @@ struct ICMPv4Tests {
     let expected: [(UInt8, SocketError, Bool)] = [
       (0, .networkUnreachable, false), (1, .hostUnreachable, false), (2, .protocolUnreachable, true),
       (3, .connectionRefused, true), (4, .messageTooLong, false), (5, .notSupported, false),
-      (6, .networkUnreachable, true), (7, .hostDown, true), (8, .hostUnreachable, true),
+      (6, .networkUnreachable, true), (7, .hostDown, true), (8, .hostIsolated, true),
       (9, .networkUnreachable, true), (10, .hostUnreachable, true), (11, .networkUnreachable, false),
       (12, .hostUnreachable, false), (13, .hostUnreachable, true), (14, .hostUnreachable, true),
       (15, .hostUnreachable, true),

@@ -90,7 +90,7 @@ package enum DatagramOption: UInt8, CaseIterable, Sendable {
   // IPPROTO_IP: IP_RECVORIGDSTADDR, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IP_MULTICAST_ALL, IP_HDRINCL
   case originalDestination, multicastTimeToLive, multicastLoop, multicastAll, includesHeader
   // IPPROTO_UDP: UDP_CORK, UDP_SEGMENT, UDP_GRO
-  case cork, segmentSize, receivesSegments
+  case isCorked, segmentSize, receivesSegments
   // SOL_RAW: ICMP_FILTER
   case icmpFilter
   // IPPROTO_IPV6: IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_RECVORIGDSTADDR, IPV6_MULTICAST_HOPS,

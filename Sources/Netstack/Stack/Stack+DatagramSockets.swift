@@ -314,7 +314,7 @@ extension Stack {
       guard state.pointee.kind == .raw else { throw .protocolNotAvailable }
       state.pointee.includesHeader = on
     case .icmpFilter: state.pointee.icmpFilter = UInt32(truncatingIfNeeded: value)
-    case .cork:
+    case .isCorked:
       state.pointee.isCorked = on
       if !on, state.pointee.pending != nil { try sendPending(state) }
     case .segmentSize:
@@ -345,7 +345,7 @@ extension Stack {
     case .multicastAll: return state.pointee.multicastAll ? 1 : 0
     case .includesHeader: return state.pointee.includesHeader ? 1 : 0
     case .icmpFilter: return Int(state.pointee.icmpFilter)
-    case .cork: return state.pointee.isCorked ? 1 : 0
+    case .isCorked: return state.pointee.isCorked ? 1 : 0
     case .segmentSize: return state.pointee.segmentSize
     case .receivesSegments: return state.pointee.controls.contains(.segmentSize) ? 1 : 0
     case .packetInfo6: return state.pointee.controls.contains(.packetInfo6) ? 1 : 0
