@@ -26,8 +26,8 @@ enum DeferredConnect {
       !peer.isMulticast
     else { return nil }
     let addresses = configuration.link(0).addresses
-    for i in 0..<addresses.count where addresses[i].address == peer { return peer }
-    return addresses.source(toward: peer)
+    guard addresses.count == 1, configuration.routes.count == 0 else { return nil }
+    return addresses[0].address
   }
 
   /// The socket has become the stack's. 0 or a negative errno.

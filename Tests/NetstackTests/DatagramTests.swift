@@ -293,7 +293,8 @@ struct DatagramTests {
     #expect(bench.stack.leakReport() == (0, 0) && bench.sent().isEmpty)
   }
 
-  @Test("Ping sockets: the identifier is the socket's, replies come by it; raw sockets get copies but for what they filter")
+  @Test(
+    "Ping sockets: the identifier is the socket's, replies come by it; raw sockets get copies but for what they filter")
   func echoes() throws {
     let bench = Bench()
     let ping = try bench.stack.openDatagram(.ping, proto: IPProtocol.icmp, isIPv6: false, cookie: 1, now: bench.now)
