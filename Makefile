@@ -7,7 +7,7 @@ SWIFT ?= swift
 
 sources := Package.swift $(shell find Sources CShim -type f)
 
-.PHONY: all help demo test test-all test-sanitizers test-settings bench bench-lecture bench-queues bench-zerocopy profile simulate check install uninstall clean
+.PHONY: all help demo test test-all test-sanitizers test-settings test-suites bench bench-lecture bench-queues bench-zerocopy profile simulate check install uninstall clean
 
 ## all: build/libanp.so and build/anp (the default)
 all: build/libanp.so build/anp
@@ -53,6 +53,11 @@ test-sanitizers: all
 test-settings: all
 	@scripts/install-deps.sh test
 	@scripts/test.sh settings
+
+## test-suites: CPython's own tests of sockets, natively and under the library with ANP_LOOPBACK=stack (some ten minutes)
+test-suites: all
+	@scripts/install-deps.sh suites
+	@python3 -B scripts/suites/main.py
 
 ## bench: programs under the library against the same on the kernel's TCP over veth (some four minutes)
 bench: all

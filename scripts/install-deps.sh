@@ -39,14 +39,15 @@ test   setcap                         libcap2-bin
 test   shellcheck                     shellcheck
 profile perf                          linux-perf
 bench  /usr/lib/python3/dist-packages/matplotlib python3-matplotlib
+suites /usr/lib/python3.N/test/test_socket.py libpython3.N-testsuite
 '
 
 usage() {
   cat <<END
-usage: $self [--check] [build] [demo] [test] [bench] [profile]
+usage: $self [--check] [build] [demo] [test] [bench] [profile] [suites]
 
 Installs what is missing for these purposes (build, demo and test if none is named; demo includes build, test
-includes demo, bench and profile all of them) with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
+includes demo, bench, profile and suites all of them) with apt-get, as root or with sudo. --check only lists what is missing (exit code 1 if something is).
 
 The Swift toolchain (6.3 or later, https://www.swift.org/install/linux/) is not in Debian and not installed by this.
 END
@@ -63,6 +64,7 @@ for word in "$@"; do
     test) purposes+=" build demo test" ;;
     bench) purposes+=" build demo test bench" ;;
     profile) purposes+=" build demo test profile" ;;
+    suites) purposes+=" build demo test suites" ;;
     *) echo "$self: unknown word '$word' (see $self --help)" >&2; exit 2 ;;
   esac
 done
@@ -70,6 +72,8 @@ done
 
 # Some of these live where a user's PATH does not look.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# CPython's tests come in a package for each minor version.
+minor=$(/usr/bin/python3 -c 'import sys; print(sys.version_info[1])' 2>/dev/null || true)
 there() { case $1 in /*) [[ -e $1 ]] ;; *) command -v "$1" >/dev/null ;; esac; }
 
 if ! there swift; then
@@ -80,6 +84,7 @@ fi
 missing=()
 while read -r purpose sign package; do
   [[ -n $purpose && " $purposes " == *" $purpose "* ]] || continue
+  sign=${sign//3.N/3.$minor} package=${package//3.N/3.$minor}
   there "$sign" || missing+=("$package")
 done <<<"$list"
 ((${#missing[@]})) || exit 0
