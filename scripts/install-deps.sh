@@ -73,7 +73,8 @@ done
 # Some of these live where a user's PATH does not look.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # CPython's tests come in a package for each minor version.
-minor=$(/usr/bin/python3 -c 'import sys; print(sys.version_info[1])' 2>/dev/null || true)
+minor=$(/usr/bin/python3 -c 'import sys; print(sys.version_info[1])' 2>/dev/null ||
+  apt-cache show python3 2>/dev/null | sed -n 's/^Version: 3\.\([0-9]*\).*/\1/p' | head -n 1)
 there() { case $1 in /*) [[ -e $1 ]] ;; *) command -v "$1" >/dev/null ;; esac; }
 
 if ! there swift; then
