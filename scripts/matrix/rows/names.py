@@ -8,7 +8,8 @@ import subprocess
 from network import HOST, HOST6, PEER, PEER6, SILENT
 from row import row
 
-from .common import PYTHON, SMALL, WEB, nginx_peer, script, url
+from .common import PYTHON, SMALL, nginx_peer, script, url
+from .hosts import dhcp_server, lease_environment
 from .posix import compiled
 from trial import NATIVE, SHIM
 
@@ -341,6 +342,26 @@ def names_setting(t):
     t.succeeded(result)
     judge(t, server, 1)
     t.expect(UdpOutDatagrams=1)
+
+
+@row("names.lease", roles="client", needs=["dnsmasq"])
+def names_lease(t):
+    """the server and the search list that come with a lease: asked instead of resolv.conf's, from the first look-up on"""
+    settle(t)
+    of_network = "search example.test\nnameserver 198.18.0.5\n"
+    t.file("/etc/resolv.conf", of_network if t.side == NATIVE else "search elsewhere.test\nnameserver 198.18.0.99\n")
+    dhcp_server(t, f"--dhcp-option=option:dns-server,{PEER}", "--dhcp-option=option:domain-search,example.test")
+    server = dnsmasq(t)
+    environment = {} if t.side == NATIVE else lease_environment(t)
+    for words in (["ahosts", "four"], ["hosts", "198.18.7.1"]):
+        result = t.run_program(["getent", *words], **environment)
+        t.observe(" ".join(words), result.out)
+        t.succeeded(result)
+    asked = questions(server.err)
+    t.check(asked and all(source == HOST or source.startswith("198.18.0.5") for _, _, source in asked), f"asked was {asked}")
+    t.check(all(source != PEER for _, _, source in asked), "the kernel asked")
+    t.observe("questions", "\n".join(sorted(f"{kind} {name}" for kind, name, _ in asked)))
+    t.expect(UdpOutDatagrams=3)
 
 
 @row("names.loopback", roles="client", needs=["dnsmasq", "curl", "nginx"])
