@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from network import HOST, HOST6, PEER, PEER6, SILENT
+from network import DEVICE, HOST, HOST6, PEER, PEER6, SILENT
 from row import row
 
 from .common import PYTHON, SMALL, nginx_peer, script, url
@@ -362,6 +362,31 @@ def names_lease(t):
     t.check(all(source != PEER for _, _, source in asked), "the kernel asked")
     t.observe("questions", "\n".join(sorted(f"{kind} {name}" for kind, name, _ in asked)))
     t.expect(UdpOutDatagrams=3)
+
+
+@row("names.router", roles="client", needs=["dnsmasq"])
+def names_router(t):
+    """the server that an IPv6 router advertises is asked once the advertisement has come"""
+    settle(t, servers=(PEER6 if t.side == NATIVE else "198.18.0.99",))
+    command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", f"--interface={DEVICE}", "--bind-dynamic"]
+    command += ["--user=root", "--log-facility=-", f"--pid-file={t.path('pid')}", "--enable-ra", "--dhcp-range=2001:db8::,ra-only,64"]
+    command += [f"--dhcp-option=option6:dns-server,[{PEER6}]", f"--dhcp-leasefile={t.path('leases')}"]
+    t.peer(command, name="router", ready="router advertisement on")
+    server = dnsmasq(t, PEER6)
+    lines = [
+        "import socket, time",
+        # The stack starts with the first socket that is for it, and asks for routers.
+        f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('{PEER}', 9))",
+        "time.sleep(1.5)",
+        "print(socket.getaddrinfo('four', 80, type=socket.SOCK_STREAM))",
+    ]
+    environment = {} if t.side == NATIVE else {"ANP_ADDR6": f"auto,{HOST6}/64"}
+    result = t.run_program([PYTHON, "-c", "\n".join(lines)], name="python", **environment)
+    t.observe("python", result.out)
+    t.succeeded(result)
+    asked = questions(server.err)
+    t.check(asked and all(source.startswith("2001:db8:") and source != PEER6 for _, _, source in asked), f"asked was {asked}")
+    t.expect(UdpOutDatagrams=1)
 
 
 @row("names.loopback", roles="client", needs=["dnsmasq", "curl", "nginx"])
