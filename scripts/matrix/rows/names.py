@@ -375,8 +375,8 @@ def names_router(t):
     server = dnsmasq(t, PEER6)
     lines = [
         "import socket, time",
-        # The stack starts with the first socket that is for it, and asks for routers.
-        f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('{PEER}', 9))",
+        # The stack starts with the first datagram, and asks for routers.
+        f"socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('{PEER}', 9))",
         "time.sleep(1.5)",
         "print(socket.getaddrinfo('four', 80, type=socket.SOCK_STREAM))",
     ]
