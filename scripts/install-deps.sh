@@ -29,7 +29,6 @@ test   node                           nodejs
 test   ping                           iputils-ping
 test   arping                         arping
 test   traceroute                     traceroute
-test   dnsmasq                        dnsmasq-base
 test   tcpdump                        tcpdump
 test   tshark                         tshark
 test   strace                         strace
