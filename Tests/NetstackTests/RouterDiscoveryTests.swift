@@ -305,6 +305,9 @@ struct AutoconfigurationTests {
     #expect(bench.address(Bench.autoconfigured) == nil)
     #expect(bench.way(six("2001:db8:1::7"))?.nextHop == six("2001:db8:1::7"))
     #expect(bench.address(Bench.ours)?.state == .preferred)
+    bench.advertisement(Bench.prefixOption("2001:db8:1::") + Bench.prefixOption("2001:db8:2::"))
+    #expect(bench.address(Bench.autoconfigured) == nil, "it is still somebody else's (RFC 4862 §5.4.5)")
+    #expect(bench.address(six("2001:db8:2::ff:fe00:1")) != nil)
   }
 }
 

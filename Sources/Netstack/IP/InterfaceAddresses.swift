@@ -45,6 +45,9 @@ package struct InterfaceAddresses: Sendable {
   package private(set) var count = 0
   /// The first IPv4 address: what ARP speaks with, and the one that most packets are for.
   package private(set) var ipv4 = IPv4Address.any
+  /// The latest that others turned out to have.
+  private var duplicates = InlineArray<4, IPAddress>(repeating: .anyIPv6)
+  private var nextDuplicate = 0
 
   package init() {}
 
@@ -71,6 +74,18 @@ package struct InterfaceAddresses: Sendable {
     for i in at..<count - 1 { list[i] = list[i + 1] }
     count -= 1
     findIPv4()
+  }
+
+  /// Somebody else has `address`.
+  package mutating func noteDuplicate(_ address: IPAddress) {
+    duplicates[nextDuplicate] = address
+    nextDuplicate = (nextDuplicate + 1) % duplicates.count
+  }
+
+  /// Whether somebody else was found to have it: routers go on advertising its prefix (RFC 4862 §5.4.5).
+  package func isDuplicate(_ address: IPAddress) -> Bool {
+    for i in duplicates.indices where duplicates[i] == address { return true }
+    return false
   }
 
   private mutating func findIPv4() {

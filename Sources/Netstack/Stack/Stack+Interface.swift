@@ -173,6 +173,7 @@ extension Stack {
       env.pointee.trace.append(event)
     }
     removeAddress(address)
+    addresses.noteDuplicate(address)
   }
 
   // MARK: Questions and answers
@@ -375,7 +376,7 @@ extension Stack {
     else { return }
     let mine = IPAddress(prefix: prefix.prefix.high, hardware: device.hardwareAddress)
     guard let at = addresses.index(of: mine) else {
-      guard prefix.validLifetime > 0 else { return }
+      guard prefix.validLifetime > 0, !addresses.isDuplicate(mine) else { return }
       var new = InterfaceAddress(mine, prefixLength: 64, state: .optimistic, origin: .autoconfigured)
       new.preferredUntil = RouterDiscovery.deadline(prefix.preferredLifetime, now)
       new.validUntil = RouterDiscovery.deadline(prefix.validLifetime, now)
