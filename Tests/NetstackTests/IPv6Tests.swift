@@ -523,7 +523,7 @@ struct ICMPv6ErrorTests {
     (1, 0, nil, .networkUnreachable), (1, 1, .accessDenied, .accessDenied), (1, 2, nil, .hostUnreachable),
     (1, 3, nil, .hostUnreachable), (1, 4, .connectionRefused, .connectionRefused),
     (1, 5, .accessDenied, .accessDenied), (1, 6, .accessDenied, .accessDenied), (3, 0, nil, .hostUnreachable),
-    (4, 1, .protocolNotAvailable, .protocolNotAvailable), (129, 0, nil, nil), (100, 0, nil, nil),
+    (4, 1, .protocolError, .protocolError), (129, 0, nil, nil), (100, 0, nil, nil),
   ]
 
   @Test("icmpv6_err_convert: what a connected UDP socket and connect are told", arguments: errors)
