@@ -111,6 +111,19 @@ test_addresses_of_several_devices() {
   contains "$output" "dhcp"
   contains "$output" "inet 198.18.0.5/24"
 }
+test_run_with_a_leased_address() {
+  # A user's runtime directory, where the lease is kept.
+  local -x XDG_RUNTIME_DIR=$work/runtime
+  mkdir -m 700 "$XDG_RUNTIME_DIR"
+  local dhcp="exec dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --interface=anp0 --bind-dynamic --no-ping --user=root
+    --dhcp-range=198.18.0.50,198.18.0.50,1h --dhcp-leasefile=$work/leases --pid-file=$work/dnsmasq.pid"
+  ends 0 "$anp" run --processes 1 --addr dhcp --server "$(tr '\n' ' ' <<<"$dhcp")" --server "cd '$work/www' && exec python3 -m http.server 8000" -- \
+    curl -sS -w '%{local_ip}' http://198.18.0.5:8000/hello
+  contains "$output" "hello"
+  contains "$output" "198.18.0.50"
+  must grep -q 198.18.0.50 "$work/leases"
+  must test -f "$XDG_RUNTIME_DIR/anp/lease-anp0"
+}
 test_bad_addresses_are_refused() {
   ends 125 "$anp" run --addr 198.18.0.0/24 -- true
   contains "$output" "--addr takes"

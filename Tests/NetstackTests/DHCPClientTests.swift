@@ -560,6 +560,28 @@ struct DHCPStackTests {
     #expect(host.messages().last?.type == .discover)
   }
 
+  @Test("RFC 2131 §4.4.5: a connection does not send from an address whose lease has ended; leased again, it goes on")
+  func connectionAfterTheLease() throws {
+    let host = LeasedStack()
+    host.lease()
+    let socket = try host.stack.open(.stream, isIPv6: false, cookie: 1, now: host.now)
+    #expect(throws: SocketError.inProgress) { try host.connect(socket, Endpoint(IPAddress(server), 80)) }
+    host.stack.finishBatch(now: host.now)
+    host.arp(
+      ARPPacket(
+        operation: ARPPacket.reply, senderHardware: LeasedStack.serverHardware, senderProtocol: server,
+        targetHardware: hardware, targetProtocol: offered))
+    func segments() -> Int { host.sent().filter { $0[12...13] == [8, 0] && $0[23] == 6 }.count }
+    #expect(segments() == 1)
+    let lease = host.current!
+    host.stack.uninstallLease()
+    host.pass(.seconds(4))
+    #expect(segments() == 0)
+    host.stack.install(lease, gateway: nil)
+    host.pass(.seconds(8))
+    #expect(segments() >= 1)
+  }
+
   @Test("renewed from our address, by unicast: no route is lost meanwhile, no second announcement")
   func renewal() {
     let host = LeasedStack()

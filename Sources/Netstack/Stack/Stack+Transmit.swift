@@ -102,7 +102,7 @@ extension Stack {
     completeChecksum(
       packet, offset: TCPHeader.checksumOffset, proto: IPProtocol.tcp, source: tcb.pointee.tuple.local.address,
       destination: tcb.pointee.tuple.remote.address)
-    refreshRoute(tcb)
+    guard refreshRoute(tcb) else { return discard(packet, .ipNoRoute, .ip) }
     let segments = plan.segmentSize > 0 ? max(1, (plan.payloadLength + plan.segmentSize - 1) / plan.segmentSize) : 1
     let identification = tcb.pointee.ipIdentification
     tcb.pointee.ipIdentification &+= UInt16(truncatingIfNeeded: segments)
@@ -149,17 +149,24 @@ extension Stack {
     packet.base.storeBigEndian16(sum, at: offset)
   }
 
-  /// The connection's next hop and path MTU, looked up again when a route changed.
-  private mutating func refreshRoute(_ tcb: TCBPointer) {
-    guard tcb.pointee.neighborGeneration != routes.generation else { return }
+  /// The connection's next hop and path MTU, looked up again when a route changed. False where there is no way any more, or its own
+  /// address is not ours any more: what it sends is lost until it gives up, as in Linux, or until both are there again.
+  private mutating func refreshRoute(_ tcb: TCBPointer) -> Bool {
+    guard tcb.pointee.neighborGeneration != routes.generation else { return true }
     let now = environment.pointee.now
-    guard let route = routes.lookup(tcb.pointee.tuple.remote.address, now: now) else { return }
+    guard let route = routes.lookup(tcb.pointee.tuple.remote.address, now: now), !route.isRefusal,
+      owns(tcb.pointee.tuple.local.address)
+    else {
+      environment.pointee.statistics.count(tcb.pointee.tuple.remote.address.isIPv4 ? .ipOutNoRoutes : .ip6OutNoRoutes)
+      return false
+    }
     tcb.pointee.neighborGeneration = routes.generation
     tcb.pointee.nextHop = route.nextHop
     if tcb.pointee.pathMTU != route.mtu {
       tcb.pointee.pathMTU = route.mtu
       tcb.pointee.updateSegmentSize(environment)
     }
+    return true
   }
 
   /// RFC 9293 §3.5.2: the RST that answers a segment for which there is no connection.

@@ -54,6 +54,9 @@ def interfaces_others(t):
     hidden = t.side == SHIM
     t.check(set(addresses) == set(mine if hidden else others), f"without: {addresses}")
     t.check(("other0" in names) != hidden, f"without: {names}")
+    # A program that is left to the kernel as a whole sees the kernel's.
+    names, _ = interfaces(t, ANP_TAP="none0", ANP_FALLBACK="kernel")
+    t.check(set(names) == {"lo", DEVICE, "other0"}, f"with ANP_FALLBACK: {names}")
     # A name that is known is answered for, and what is not the stack's may be set up.
     script = f"""
 import errno, fcntl, socket, struct
