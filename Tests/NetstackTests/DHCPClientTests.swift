@@ -498,6 +498,7 @@ private final class LeasedStack {
   func connect(_ socket: SocketHandle, _ remote: Endpoint) throws { try stack.connect(socket, to: remote, now: now) }
   func news() -> (lease: DHCPLease?, granting: UnsafeRawBufferPointer, asked: Instant) { stack.takeLeaseNews() }
   var hasNews: Bool { stack.hasLeaseNews }
+  var notForUs: UInt64 { stack.statistics[drop: .ipNotForUs] }
   var current: DHCPLease? { stack.lease }
   var address: IPv4Address { stack.addresses.ipv4 }
   var addressCount: Int { stack.addresses.count }
@@ -527,6 +528,24 @@ struct DHCPStackTests {
     let frames = host.sent().filter { $0[12...13] == [8, 6] }
     // Two probes from 0.0.0.0, one announcement.
     #expect(frames.map { Array($0[28..<32]) } == [[0, 0, 0, 0], [0, 0, 0, 0], [198, 18, 0, 50]])
+  }
+
+  @Test("a server that answers to the address it offers is heard, until there is an address; others' ports are not")
+  func unicastOffer() {
+    let host = LeasedStack()
+    let xid = host.messages().last!.xid
+    host.receive(Reply(type: .offer), xid: xid, to: offered)
+    host.receive(Reply(type: .acknowledge), xid: xid, to: offered)
+    host.pass(DHCPClient.probeTime)
+    #expect(host.address == offered)
+    let other = LeasedStack(index: 1, count: 2)
+    other.receive(Reply(type: .offer), xid: xid, to: offered)
+    var strays = other.stack.takeStrays()
+    #expect(!strays.isEmpty)
+    other.stack.release(&strays)
+    let before = host.notForUs
+    host.receive(Reply(type: .offer), xid: xid, to: IPv4Address(198, 18, 0, 51))
+    #expect(host.notForUs == before + 1)
   }
 
   @Test("RFC 3442: classless routes instead of the router; 0.0.0.0 is on the link; a configured gateway wins")

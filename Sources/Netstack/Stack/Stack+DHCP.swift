@@ -64,6 +64,16 @@ extension Stack {
 
   // MARK: Packets
 
+  /// A server may answer to the address that it offers, whatever the broadcast flag says: RFC 1542 §4.1.2 lets it, where the hardware
+  /// address leads to us. `packet` starts at the IP header.
+  func mayOfferAddress(_ packet: PacketBuffer, _ header: IPv4Header) -> Bool {
+    guard dhcp != nil || steering.index != 0, addresses.ipv4 == .any, header.proto == IPProtocol.udp,
+      !header.isFragment,
+      packet.linearCount >= header.headerLength + UDPHeader.length
+    else { return false }
+    return UnsafeRawPointer(packet.base).bigEndian16(at: header.headerLength + 2) == DHCPv4Message.clientPort
+  }
+
   /// `packet` starts behind the UDP header.
   mutating func receiveDHCP(_ packet: PacketBuffer) {
     let env = environment

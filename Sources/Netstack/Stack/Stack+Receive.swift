@@ -148,6 +148,7 @@ extension Stack {
     guard
       isOurs || routes.isBroadcast(destination)
         || header.destination.isMulticast && (steering.index != 0 || listens(to: destination))
+        || mayOfferAddress(packet, header)
     else { return env.pointee.drop(packet, .ipNotForUs, .ip) }
     // RFC 1122 §3.2.1.3: a source must be one host.
     guard !header.source.isMulticast, !header.source.isLoopback || isLooped,
