@@ -29,6 +29,11 @@ test   node                           nodejs
 test   ping                           iputils-ping
 test   arping                         arping
 test   traceroute                     traceroute
+test   dig                            bind9-dnsutils
+test   socat                          socat
+test   ncat                           ncat
+test   nping                          nmap
+test   mtr                            mtr-tiny
 test   tcpdump                        tcpdump
 test   tshark                         tshark
 test   strace                         strace

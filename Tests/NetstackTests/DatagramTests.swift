@@ -241,7 +241,11 @@ struct DatagramTests {
       }
     }
     #expect(bench.stack.statistics[.udpOutDatagrams] == 3)
-    #expect(throws: SocketError.invalidArgument) { try bench.send(socket, [UInt8](repeating: 7, count: 65000 * 2)) }
+    #expect(throws: SocketError.messageTooLong) { try bench.send(socket, [UInt8](repeating: 7, count: 65508)) }
+    try bench.stack.setOption(socket, DatagramOption.segmentSize, 10, now: bench.now)
+    #expect(throws: SocketError.invalidArgument, "more than 128") {
+      try bench.send(socket, [UInt8](repeating: 7, count: 1290))
+    }
     bench.stack.close(socket, now: bench.now)
     #expect(bench.stack.leakReport() == (0, 0))
   }
@@ -447,6 +451,29 @@ struct IGMPTests {
     try change(bench, socket, .join)
     #expect(bench.sent()[0].payload[0] == 0x22, "long after its last query")
     bench.stack.close(socket, now: bench.now)
+  }
+
+  @Test("RFC 3810 §5.2: over IPv6 a report of MLD version 2, behind a router alert, to ff02::16")
+  func listenerReport() throws {
+    let bench = Bench()
+    let socket = try bench.stack.open(.datagram, isIPv6: true, cookie: 1, now: bench.now)
+    let group = IPAddress(high: 0xff15 << 48, low: 7)
+    try bench.stack.changeMembership(socket, group, .join, now: bench.now)
+    let frame = try #require(bench.sent().first { $0.bytes[12...13] == [0x86, 0xdd] }).bytes
+    #expect(frame[20] == 0 && frame[21] == 1, "hop-by-hop options, hop limit 1")
+    #expect(Array(frame[54..<62]) == [58, 0, 5, 2, 0, 0, 1, 0])
+    let message = Array(frame[62...])
+    #expect(message[0] == 143 && message[7] == 1 && message[8] == 4, "one record: CHANGE_TO_EXCLUDE")
+    #expect(message.withUnsafeBytes { IPAddress(reading16: $0.baseAddress!, at: 12) } == group)
+    let (source, destination) = frame.withUnsafeBytes {
+      (IPAddress(reading16: $0.baseAddress!, at: 22), IPAddress(reading16: $0.baseAddress!, at: 38))
+    }
+    #expect(destination == IPAddress(high: 0xff02 << 48, low: 0x16))
+    let pseudo = Checksum.pseudoHeader(
+      source: source, destination: destination, proto: IPProtocol.icmpv6, length: message.count)
+    #expect(message.withUnsafeBytes { Checksum.fold(Checksum.sum($0, pseudo)) } == 0xffff)
+    bench.stack.close(socket, now: bench.now)
+    #expect(bench.stack.leakReport() == (0, 0) || bench.stack.nextDeadline() != nil)
   }
 
   @Test("A filter that grew too large is one of everything; unions and intersections follow RFC 3376 §3.2")

@@ -104,20 +104,27 @@ struct NeighborResolutionTests {
   }
 
   @Test(
-    "RFC 4861 §7.2.2: nobody answers: connect fails; a UDP socket that has not asked for it hears nothing (udpv6_err)")
+    "RFC 4861 §7.2.2: nobody answers: connect hears that the host is unreachable, a UDP socket if it asks (IPV6_RECVERR)"
+  )
   func unreachable() throws {
     let bench = IPv6Bench()
     let stream = try bench.stack.open(.stream, isIPv6: true, cookie: 1, now: bench.now)
     try bench.beginConnect(stream, to: Endpoint(Bench.peer, 80))
     let socket = try bench.datagramSocket()
+    try bench.stack.setOption(socket, .receiveErrors, 1, now: bench.now)
     try bench.stack.connect(socket, to: Endpoint(six("2001:db8::6"), 9), now: bench.now)
+    let silent = try bench.datagramSocket()
+    try bench.stack.connect(silent, to: Endpoint(six("2001:db8::7"), 9), now: bench.now)
+    try bench.send(silent, [1], to: nil)
     try bench.send(socket, pattern(3000), to: nil)
     bench.pass(.milliseconds(3100))
-    #expect(bench.neighborMessages().count == 6)
+    #expect(bench.neighborMessages().count == 9)
     #expect(bench.stack.takeError(stream) == .hostUnreachable)
-    #expect(bench.stack.takeError(socket) == nil)
-    #expect(bench.stack.statistics[drop: .neighborUnreachable] == 5, "two SYNs and three pieces")
+    #expect(bench.stack.takeError(socket) == .hostUnreachable)
+    #expect(bench.stack.takeError(silent) == nil)
+    #expect(bench.stack.statistics[drop: .neighborUnreachable] == 6, "two SYNs, three pieces, and a datagram")
     bench.stack.close(stream, now: bench.now)
+    bench.stack.close(silent, now: bench.now)
     bench.stack.close(socket, now: bench.now)
     #expect(bench.leaks() == (0, 0))
   }

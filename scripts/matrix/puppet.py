@@ -259,7 +259,11 @@ class Puppet:
         )
 
     def do_udp_send_to(self, name, address, port, count, seed="0"):
-        self.sockets[name].sendto(pattern(int(count), int(seed)), (address, int(port)))
+        end = (address, int(port))
+        if ":" in address:
+            # A group is one of the link.
+            end += (0, next(index for index, device in socket.if_nameindex() if device != "lo"))
+        self.sockets[name].sendto(pattern(int(count), int(seed)), end)
 
     def do_udp_gso(self, name, port, count, segment):
         """So many bytes at once, cut into datagrams of `segment` (UDP_SEGMENT)."""

@@ -1,5 +1,5 @@
 // Owns: joining and leaving multicast groups, and speaking of it to routers. Read first: ip(7) on IP_ADD_MEMBERSHIP and its kin;
-// Linux's ip_mc_source for what each call refuses; RFC 3376 §5, §7.2.1 (an old querier).
+// Linux's ip_mc_source for what each call refuses; RFC 3376 §5, §7.2.1 (an old querier); RFC 3810 §5.
 
 import Wire
 
@@ -187,7 +187,7 @@ extension Stack {
   }
 
   private mutating func report(_ record: MulticastRecord) {
-    guard record.group.isIPv4 else { return }
+    guard record.group.isIPv4 else { return reportIPv6(record) }
     let env = environment
     guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .ip) }
     guard env.pointee.now < igmpVersion2Until else {
@@ -223,5 +223,38 @@ extension Stack {
     env.pointee.statistics.count(.ipOutRequests)
     packet.storage.pointee.checksumStart = UInt16(length)
     transmitIP(packet, nextHop: destination)
+  }
+
+  // MARK: MLD
+
+  /// `packet` starts at the ICMPv6 header.
+  mutating func receiveMLD(_ packet: PacketBuffer) {
+    let env = environment
+    // Routers that speak version 1 understand nothing of our answers; there are hardly any left.
+    if let query = MLD.Query(packet.readable) {
+      multicast.queried(
+        query.group, sources: query.sources, within: query.within, now: env.pointee.now, random: &env.pointee.random)
+      rearmMulticastTimer()
+    }
+    env.pointee.pool.release(packet)
+  }
+
+  /// From a link-local address, with a hop limit of 1 and a router alert (RFC 3810 §5).
+  private mutating func reportIPv6(_ record: MulticastRecord) {
+    let env = environment
+    var source = IPAddress.anyIPv6
+    for i in 0..<addresses.count where !addresses[i].address.isIPv4 && addresses[i].address.isLinkLocal {
+      source = addresses[i].address
+    }
+    guard let packet = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .ip) }
+    MLD.writeReport(record, to: packet)
+    let pseudo = Checksum.pseudoHeader(
+      source: source, destination: MLD.allRouters, proto: IPProtocol.icmpv6, length: packet.count)
+    packet.base.storeBigEndian16(~Checksum.fold(packet.checksum(from: 0, pseudo)), at: 2)
+    MLD.writeHeader(to: packet.push(MLD.headerLength))
+    env.pointee.statistics.count(.icmp6OutMsgs)
+    sendIPv6(
+      packet, proto: IPv6Extension.hopByHop, source: source, destination: MLD.allRouters, nextHop: MLD.allRouters,
+      trafficClass: 0, hopLimit: 1, flowLabel: 0, mtu: device.mtu)
   }
 }

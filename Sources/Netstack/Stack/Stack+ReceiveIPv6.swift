@@ -189,6 +189,12 @@ extension Stack {
         packet, from: ip.isOurs ? ip.destination : nil, to: ip.source, trafficClass: ip.typeOfService)
     case ICMPv6.routerAdvertisement, ICMPv6.neighborSolicitation, ICMPv6.neighborAdvertisement, ICMPv6.redirect:
       return receiveNeighborDiscovery(packet, ip, icmp, overheard: overheard)
+    case MLD.query:
+      if steering.index != 0 {
+        packet.push(ip.headerLength)
+        return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
+      }
+      return receiveMLD(packet)
     default:
       break
     }
