@@ -23,7 +23,13 @@ extension Stack {
       isLooped || !header.source.isLoopback && !header.destination.isLoopback
     else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
     let isOurs = owns(header.destination)
-    guard isOurs || listens(to: header.destination) else { return env.pointee.drop(packet, .ipNotForUs, .ip) }
+    guard isOurs || listens(to: header.destination) else {
+      // What groups the program has joined the first stack knows.
+      if steering.index != 0, header.destination.isMulticast {
+        return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: false)
+      }
+      return env.pointee.drop(packet, .ipNotForUs, .ip)
+    }
     follow(packet, header, isOurs: isOurs, wasLinkBroadcast: wasLinkBroadcast, .none, overheard: overheard)
   }
 
