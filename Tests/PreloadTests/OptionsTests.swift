@@ -63,7 +63,6 @@ struct OptionsTests {
     #expect(route(Level.ip, IP_RECVERR) == .stack(.receiveErrors))
     #expect(route(Level.ip, IP_FREEBIND) == .stack(.freeBind))
     #expect(route(Level.ip, IP_ADD_MEMBERSHIP) == .membership)
-    #expect(route(Level.ip, 37) == .unsupported, "IP_XFRM_POLICY and its like")
     #expect(route(Level.ipv6, IPV6_V6ONLY) == .stack(.onlyIPv6))
     #expect(route(Level.ipv6, IPV6_TCLASS) == .stack(.trafficClass))
     #expect(route(Level.ipv6, IPV6_UNICAST_HOPS) == .stack(.unicastHops))

@@ -113,6 +113,8 @@ int main(void) {
   CALL(set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 0));
 
   section("multicast");
+  // A kernel's route to groups comes with the news that the link is up, as much as a second later.
+  sleep_ms(1200);
   int index = 0;
   for (struct if_nameindex *entry = if_nameindex(); entry && entry->if_index; entry++)
     if (strcmp(entry->if_name, "lo") != 0)
