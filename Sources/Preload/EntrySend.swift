@@ -303,8 +303,7 @@ private func sendDatagram(
   }
 }
 
-/// From so many bytes on a super-frame is written to the device from the program's memory: 64 KB at once 1.0 instead of 0.8 times the
-/// kernel's rate.
+/// From so many bytes on a super-frame is written to the device from the program's memory, which spares one of two copies.
 private var lentDatagramBytes: Int { 16384 }
 
 /// The frame has most often been written when the lock was released. The thread stays inside, so no handler can jump out of the loan.
