@@ -37,6 +37,8 @@ package struct LinkConditions: Sendable {
   /// What waits in front of the line; a frame more is lost.
   package var queuePackets = 1000
   package var queueBytes = Int.max
+  /// Frames of more bytes than this vanish: a router that does not say so.
+  package var largest: Int?
   /// Nothing gets through for some time, from so long after the beginning.
   package var outage: (after: Interval, length: Interval)?
 
@@ -102,7 +104,7 @@ package struct Link {
       counters.queueDrops += 1
       return
     }
-    if isLost(now) {
+    if isLost(now) || conditions.largest.map({ frame.bytes.count > $0 }) ?? false {
       counters.lost += 1
       return
     }

@@ -4,6 +4,7 @@
 import Netstack
 import Simulation
 import Testing
+import Wire
 
 /// Runs a plan; a failure shows what it was about and how it ended.
 @discardableResult
@@ -127,6 +128,24 @@ struct BadLinkTests {
         $0.jitter = .milliseconds(2)
         $0.queuePackets = 12
       })
+  }
+
+  @Test(
+    "RFC 4821 §7.7: a path that swallows large packets without a word is found out", arguments: [true, false],
+    [600, 1100, 1300])
+  func blackHole(ipv6: Bool, largest: Int) {
+    // Nothing that IPv6 sends is smaller than 1280 bytes for the path's sake.
+    if ipv6, largest < 1280 + EthernetHeader.length { return }
+    var plan = clean(300_000, 0)
+    plan.isIPv6 = ipv6
+    plan.links.out.largest = largest
+    let outcome = expectSuccess(plan)
+    #expect(outcome.client[.tcpBlackHoles] == (largest < 1024 ? 2 : 1))
+    // Three time-outs, and once found the path is used at its pace.
+    #expect(outcome.duration < .seconds(largest < 1024 ? 8 : 4), "\(outcome.duration.milliseconds) ms")
+    plan.settings.client.tcpMtuProbing = false
+    plan.timeLimit = .seconds(60)
+    #expect(Transfer.run(plan).failure != nil, "without looking for it nothing gets through")
   }
 
   @Test("The line goes dead for ten seconds in the middle", arguments: 1...4)

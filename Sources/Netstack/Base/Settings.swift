@@ -82,6 +82,9 @@ package struct Settings: Sendable {
   package var tcpChallengeAckLimit = 1000
   /// net.ipv4.tcp_base_mss, tcp_min_snd_mss, bytes
   package var tcpMinSndMss = 48
+  /// net.ipv4.tcp_mtu_probing: on where a black hole is suspected (Linux: 1, its default is 0), bytes of the first try
+  package var tcpMtuProbing = true
+  package var tcpBaseMss = 1024
   /// net.ipv4.tcp_notsent_lowat, bytes
   package var tcpNotsentLowat = Int(UInt32.max)
   /// net.ipv4.tcp_autocorking, but as a time: how long a small write may wait for the one that always follows it; 0 = off. The clock

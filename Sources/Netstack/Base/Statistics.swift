@@ -33,7 +33,7 @@ package enum Counter: Int, CaseIterable, Sendable {
   case tcpFastRetrans, tcpLossProbes, tcpLossProbeRecovery, tcpSackRecovery, tcpRenoRecovery, tcpSpuriousRtxHost
   case tcpDSACKOldSent, tcpDSACKRecv, tcpPAWSEstab, tcpChallengeACK, tcpSYNChallenge, tcpAbortOnData, tcpAbortOnTimeout
   case tcpAbortOnClose, tcpAbortOnLinger, tcpAbortOnMemory, tcpKeepAlive, tcpZeroWindowProbes, tcpRcvPruned
-  case tcpRetransFail, tcpBacklogDrop, tcpUndo, tcpAutoCorking
+  case tcpRetransFail, tcpBacklogDrop, tcpUndo, tcpAutoCorking, tcpBlackHoles
 
   package var name: StaticString {
     switch self {
@@ -149,6 +149,7 @@ package enum Counter: Int, CaseIterable, Sendable {
     case .tcpBacklogDrop: "TcpBacklogDrop"
     case .tcpUndo: "TcpUndo"
     case .tcpAutoCorking: "TcpAutoCorking"
+    case .tcpBlackHoles: "TcpBlackHoles"
     }
   }
 }

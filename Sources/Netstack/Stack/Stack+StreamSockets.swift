@@ -182,6 +182,7 @@ extension Stack {
     tcb.pointee.lossProbeEnd = nil
     tcb.pointee.recovery = .open
     tcb.pointee.lastSentAt = .zero
+    tcb.pointee.blackHoleSegment = 0
   }
 
   // MARK: connect

@@ -30,6 +30,7 @@ extension TransmissionControlBlock {
     case .established, .finWait1, .finWait2, .closeWait, .lastAck, .closing:
       break
     }
+    if blackHoleSegment > 0 { forgetBlackHole(env) }
     if work.contains(.windowProbe) {
       work.remove(.windowProbe)
       if let plan = windowProbe(env) { return plan }

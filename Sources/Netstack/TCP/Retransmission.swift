@@ -111,11 +111,39 @@ extension TransmissionControlBlock {
     retransmits += 1
     rtt.backoff += 1
     lossProbeEnd = nil
+    if retransmits >= settings.tcpRetries1 { suspectBlackHole(env) }
     let rto = rtt.rto(settings: settings)
     trace(.retransmissionTimeout, .info, a: rto.microseconds, b: Int64(rtt.backoff), env)
     arm(.retransmit, after: rto, env)
     work.insert(.output)
     return .nothing
+  }
+
+  /// RFC 4821 §7.7, Linux's tcp_mtu_probing: full segments vanish time after time, and no router says that they are too large.
+  /// Smaller ones are tried, at first of tcp_base_mss, then half as large each time. Whatever was the matter, after a while the
+  /// path is taken for what it was.
+  private mutating func suspectBlackHole(_ env: EnvironmentPointer) {
+    let settings = env.pointee.settings
+    // What routers may cut up does not vanish for its size. IPv6 has no links of less than 1280 bytes.
+    let isIPv4 = tuple.remote.address.isIPv4
+    guard settings.tcpMtuProbing, options.mtuDiscover != 0 || !isIPv4 else { return }
+    let least = isIPv4 ? settings.tcpMinSndMss : 1280 - IPv6Header.length - TCPHeader.minimumLength
+    let size = max(blackHoleSegment == 0 ? settings.tcpBaseMss : blackHoleSegment / 2, least)
+    guard size < maximumSegment, min(snd.nxt - snd.una, segmentPayload) > size else { return }
+    blackHoleSegment = size
+    blackHoleUntil = env.pointee.now + .seconds(settings.routeMTUExpires)
+    env.pointee.statistics.count(.tcpBlackHoles)
+    updateSegmentSize(env)
+    scoreboard.markAllLost()
+    congestion.window = segmentPayload
+    trace(.pathMTU, .info, a: Int64(size + pathMTU - maximumPathSegment), env)
+  }
+
+  /// Another try with segments as large as the path is said to take.
+  mutating func forgetBlackHole(_ env: EnvironmentPointer) {
+    guard env.pointee.now >= blackHoleUntil else { return }
+    blackHoleSegment = 0
+    updateSegmentSize(env)
   }
 
   /// RFC 5681 §3.1 equation 4 on the first time-out of a window; cwnd becomes one segment beyond what is still in flight.

@@ -84,11 +84,16 @@ extension TransmissionControlBlock {
     lastReceivedAt = env.pointee.now
   }
 
+  /// What the path MTU leaves for options and payload, bytes.
+  var maximumPathSegment: Int {
+    pathMTU - (tuple.remote.address.isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) - TCPHeader.minimumLength
+  }
+
   /// SMSS: the least of the peer's option, the path and TCP_MAXSEG (RFC 6691, RFC 9293 §3.7.1).
   mutating func updateSegmentSize(_ env: EnvironmentPointer) {
-    let headers = (tuple.remote.address.isIPv4 ? IPv4Header.minimumLength : IPv6Header.length) + TCPHeader.minimumLength
-    var size = min(peerMaximumSegment, pathMTU - headers)
+    var size = min(peerMaximumSegment, maximumPathSegment)
     if options.maximumSegment > 0 { size = min(size, options.maximumSegment) }
+    if blackHoleSegment > 0 { size = min(size, blackHoleSegment) }
     maximumSegment = max(size, env.pointee.settings.tcpMinSndMss)
   }
 

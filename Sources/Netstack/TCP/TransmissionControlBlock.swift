@@ -170,6 +170,9 @@ package struct TransmissionControlBlock: ~Copyable {
   /// Our MSS option.
   var advertisedSegment = 1460
   var pathMTU = 1500
+  /// Segments larger than this seem to vanish (RFC 4821 §7.7); 0 where none do. Until when that is believed.
+  var blackHoleSegment = 0
+  var blackHoleUntil = Instant.zero
   var timestampsOn = false
   var sackOn = false
   var windowScaleOn = false
