@@ -36,6 +36,12 @@ package enum HostRuntime {
   /// The running stack's interface's, as the kernel counts; 0 while there is none.
   package static var interfaceIndex: UInt32 { shard?.pointee.work.device.index ?? 0 }
 
+  /// The stack has been running for no more than a second: what it asked for at its start may still be answered.
+  package static var hasJustBegun: Bool {
+    guard let shard else { return false }
+    return MonotonicClock.now < shard.pointee.started + .seconds(1)
+  }
+
   /// What the environment says, read at first use.
   package static var configuration: HostConfiguration {
     unsafeAddress {

@@ -112,12 +112,6 @@ struct Log {
       text.append(" gateway ")
       text.append(gateway)
     }
-    for i in 0..<configuration.moreAddresses.count {
-      text.append(" ")
-      text.append(configuration.moreAddresses[i].address)
-      text.append("/")
-      text.append(configuration.moreAddresses[i].prefixLength)
-    }
     if let gateway = configuration.gateway6 {
       text.append(" gateway ")
       text.append(gateway)

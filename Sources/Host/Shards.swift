@@ -79,10 +79,11 @@ extension HostRuntime {
 enum Strays {
   /// Brings packets to the stacks that they are for. No lock is held.
   /// - Parameter strays: what the stack of `source` got for others; goes back to it.
-  static func deliver(from source: UnsafeMutablePointer<Shard>, _ strays: PacketQueue) {
+  /// - Parameter rounds: how often they may be handed on. A packet goes to the first stack to be put together, and then to its owner.
+  static func deliver(from source: UnsafeMutablePointer<Shard>, _ strays: PacketQueue, rounds: Int = 3) {
     var strays = strays
     let own = source.pointee.index
-    for target in 0..<HostRuntime.shardCount where target != own && isAny(strays, for: target) {
+    for target in 0..<HostRuntime.shardCount where rounds > 0 && target != own && isAny(strays, for: target) {
       let shard = HostRuntime.shard(at: target)
       if shard.pointee.work.isLost { continue }
       shard.pointee.lock()
@@ -95,8 +96,8 @@ enum Strays {
       shard.pointee.stack.finishBatch(now: now)
       let more = shard.pointee.stack.takeStrays()
       shard.pointee.unlock()
-      // A packet that was put together there. No deeper: its owner has nothing to hand on.
-      if !more.isEmpty { deliver(from: shard, more) }
+      // A packet that was put together there, or came with neighbour discovery.
+      if !more.isEmpty { deliver(from: shard, more, rounds: rounds - 1) }
     }
     source.pointee.lock()
     source.pointee.stack.release(&strays)

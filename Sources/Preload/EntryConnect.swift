@@ -102,7 +102,8 @@ private func connect(
     if waited != 0 { return waited }
     let scope = SockAddr.checkScope(address, length, endpoint.address)
     if scope != 0 { return scope }
-    Sides.awaitRouter(toward: endpoint.address)
+    let asked = Sides.awaitRouter(description, toward: endpoint.address)
+    if asked != 0 { return asked }
   }
   if description.pointee.isConnectedToKernel.exchange(false, ordering: .relaxed) {
     KernelSide.disconnect(fd)

@@ -263,7 +263,8 @@ private func sendDatagram(
     if waited != 0 { return waited }
     let scope = SockAddr.checkScope(name, nameLength, destination.address)
     if scope != 0 { return scope }
-    Sides.awaitRouter(toward: destination.address)
+    let asked = Sides.awaitRouter(description, toward: destination.address)
+    if asked != 0 { return asked }
   } else if description.pointee.isConnectedToKernel.load(ordering: .relaxed) {
     return passToKernel
   }

@@ -89,17 +89,35 @@ enum Sides {
 
   /// A program that has just begun may be faster than the first router's advertisement, without which there is no way to most
   /// IPv6 addresses: it waits for that, but no longer than a second after the stack began.
-  static func awaitRouter(toward address: IPAddress) {
-    guard !address.isIPv4, let shard = HostRuntime.shard else { return }
-    var patience = 100
-    while patience > 0 {
+  /// 0, -EINTR or `referenceLost`.
+  static func awaitRouter(_ description: DescriptionPointer, toward address: IPAddress) -> Int {
+    guard !address.isIPv4, HostRuntime.hasJustBegun, let shard = HostRuntime.shard else { return 0 }
+    while true {
+      anp_wait_prepare()
       shard.pointee.lock()
       let isWorthIt = shard.pointee.stack.awaitsRouter(toward: address, now: shard.pointee.now())
       shard.pointee.unlock()
-      if !isWorthIt { return }
-      anp_sleep(10_000_000)
-      patience -= 1
+      if !isWorthIt { return 0 }
+      // A router's answer comes unannounced: it is looked for.
+      let result = waitOutside(description, HostRuntime.leaseWord, anp_load_word(HostRuntime.leaseWord), 10_000_000)
+      if result != 0 { return result }
     }
+  }
+
+  /// Waits with nothing held, so that signal handlers run and may jump away. 0, -EINTR, or `referenceLost`.
+  private static func waitOutside(
+    _ description: DescriptionPointer, _ word: UnsafeMutablePointer<UInt32>, _ expected: UInt32, _ patience: Int64
+  ) -> Int {
+    let reference = HeldReference(
+      kind: .description, index: description.pointee.index, generation: description.pointee.life.generation,
+      depth: anp_stack_depth())
+    let thread = Threads.current
+    let noted = thread?.pointee.note(reference) ?? false
+    anp_leave()
+    let result = anp_wait(OpaquePointer(word), expected, patience, UInt32(ANP_WAIT_RESTARTABLE))
+    anp_enter()
+    if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
+    return -Int(result) == Errno.interrupted ? -Errno.interrupted : 0
   }
 
   /// Waits until the interface has its first lease, where traffic to or from `address` needs one. 0, -EINTR, `referenceLost`, or
@@ -111,17 +129,8 @@ enum Sides {
       guard HostRuntime.lacksLease else { return 0 }
       let patience = HostRuntime.patienceForLease()
       guard patience > 0 else { return -Errno.networkDown }
-      let reference = HeldReference(
-        kind: .description, index: description.pointee.index, generation: description.pointee.life.generation,
-        depth: anp_stack_depth())
-      let thread = Threads.current
-      let noted = thread?.pointee.note(reference) ?? false
-      anp_leave()
-      let result = anp_wait(
-        OpaquePointer(HostRuntime.leaseWord), HostRuntime.leaseAwaited, patience, UInt32(ANP_WAIT_RESTARTABLE))
-      anp_enter()
-      if noted, let thread, !thread.pointee.takeBack(reference) { return referenceLost }
-      if -Int(result) == Errno.interrupted { return -Errno.interrupted }
+      let result = waitOutside(description, HostRuntime.leaseWord, HostRuntime.leaseAwaited, patience)
+      if result != 0 { return result }
     }
   }
 

@@ -92,6 +92,9 @@ package struct IPAddress: Equatable, Sendable {
   /// ff02::/16 and the other scopes that do not leave the link (RFC 4291 §2.7); 224.0.0.0/24.
   package var isLinkMulticast: Bool { isIPv4 ? v4.bits >> 8 == 0xe00000 : high >> 56 == 0xff && high >> 48 & 0xf <= 2 }
 
+  /// An IPv6 address that one node on a link may have: no IPv4 one in its clothes, no group, neither loopback nor none at all.
+  package var isLinkUnicast: Bool { !isIPv4 && !isMulticast && !isLoopback && !isUnspecified }
+
   /// The group in which a node listens for questions after this address (RFC 4291 §2.7.1).
   package var solicitedNode: IPAddress { IPAddress(high: 0xff02 << 48, low: 0x1_ff00_0000 | low & 0xff_ffff) }
   /// ff02::1, ff02::2: all nodes and all routers of the link.

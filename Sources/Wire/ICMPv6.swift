@@ -178,7 +178,7 @@ package struct NeighborMessage {
     isSolicited = flags & 0x40 != 0
     overrides = flags & 0x20 != 0
     target = IPAddress(reading16: base, at: 8)
-    guard !target.isMulticast, let options = NDPOptions(bytes, from: Self.length) else { return nil }
+    guard target.isLinkUnicast, let options = NDPOptions(bytes, from: Self.length) else { return nil }
     hardware = isSolicitation ? options.sourceHardware : options.targetHardware
     nonce = options.nonce
   }
@@ -252,7 +252,9 @@ package struct RedirectMessage {
     else { return nil }
     target = IPAddress(reading16: base, at: 8)
     destination = IPAddress(reading16: base, at: 24)
-    guard !destination.isMulticast, target == destination || target.isLinkLocal else { return nil }
+    guard destination.isLinkUnicast, target.isLinkUnicast, target == destination || target.isLinkLocal else {
+      return nil
+    }
     targetHardware = options.targetHardware
   }
 }

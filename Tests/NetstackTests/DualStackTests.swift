@@ -294,6 +294,19 @@ struct IPv6SteeringTests {
     machine.expectNothingLeft()
   }
 
+  @Test("Neighbour discovery to a group that only the first stack has joined goes round once")
+  func unjoinedGroup() throws {
+    let machine = IPv6Machine()
+    let bench = machine.queues[0]
+    let socket = try bench.datagramSocket(port: 5353)
+    try bench.stack.changeMembership(socket, six("ff02::fb"), .join, now: bench.now)
+    for queue in machine.queues { _ = queue.frames() }
+    let message = NeighborMessage(solicitationFor: six("2001:db8::99"), from: bench.peerMAC)
+    let before = machine.total(.rxSteered)
+    machine.receive(bench.frame(Bench.neighbor(message, from: Bench.peer, to: six("ff02::fb"))), at: 0)
+    #expect(machine.total(.rxSteered) - before <= 1)
+  }
+
   @Test("RFC 4862 §5.5.3: all get the address that a router's prefix makes, one of them asks whether it is free")
   func advertisement() throws {
     let machine = IPv6Machine(count: 3, static: false)

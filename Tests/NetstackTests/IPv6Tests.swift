@@ -620,7 +620,14 @@ struct ICMPv6ErrorTests {
     let socket = try bench.datagramSocket()
     let peer = Endpoint(Bench.peer, 9)
     try bench.send(socket, pattern(1452), to: peer)
-    error(bench, 2, 0, rest: 1300, about: Array(try #require(bench.sent().last).bytes.prefix(1232)))
+    let quoted = Array(try #require(bench.sent().last).bytes.prefix(1232))
+    // About what no socket has sent it teaches nothing.
+    var foreign = quoted
+    foreign[41] ^= 1
+    error(bench, 2, 0, rest: 1300, about: foreign)
+    try bench.send(socket, pattern(1452), to: peer)
+    #expect(bench.sent().map(\.bytes.count) == [1500])
+    error(bench, 2, 0, rest: 1300, about: quoted)
     try bench.send(socket, pattern(1452), to: peer)
     let pieces = bench.sent()
     #expect(pieces.count == 2 && pieces.allSatisfy { $0.bytes.count <= 1300 && $0.ip.nextHeader == 44 })

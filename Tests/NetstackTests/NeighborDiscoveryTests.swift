@@ -103,6 +103,20 @@ struct NeighborResolutionTests {
     #expect(bench.leaks() == (0, 0))
   }
 
+  @Test("A target that is an IPv4 address in IPv6's clothes, loopback or nothing is no target")
+  func foreignTargets() {
+    let bench = IPv6Bench()
+    bench.introducePeer()
+    for target in [IPAddress(peerAddress), six("::1"), .anyIPv6] {
+      let before = bench.stack.statistics[drop: .ndpMalformed]
+      bench.advertise(
+        target, at: MACAddress(bits: 0x02_66), solicited: false, overrides: true, from: Bench.peer, to: .allNodes)
+      bench.solicit(target, to: .allNodes)
+      #expect(bench.stack.statistics[drop: .ndpMalformed] == before + 2)
+    }
+    #expect(bench.stack.neighbors.lookup(IPAddress(peerAddress)) == nil)
+  }
+
   @Test(
     "RFC 4861 §7.2.2: nobody answers: connect hears that the host is unreachable, a UDP socket if it asks (IPV6_RECVERR)"
   )

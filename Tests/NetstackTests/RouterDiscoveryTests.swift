@@ -110,6 +110,17 @@ struct RouterDiscoveryTests {
     #expect(bench.way(Bench.far)?.nextHop == six("fe80::9"))
   }
 
+  @Test("Advertised prefixes take no more than half of the room for addresses, and none is for all there is")
+  func manyPrefixes() {
+    let bench = IPv6Bench()
+    for i in 0..<20 { bench.advertisement(Bench.prefixOption("2001:db8:\(100 + i)::")) }
+    let addresses = bench.stack.addresses
+    #expect((0..<addresses.count).filter { addresses[$0].origin == .autoconfigured }.count == 8)
+    let leased = InterfaceAddress(
+      IPAddress(IPv4Address(192, 0, 2, 4)), prefixLength: 24, state: .preferred, origin: .leased)
+    #expect(bench.stack.addAddress(leased) == true)
+  }
+
   @Test("RFC 4861 §4.2: MTU, hop limit, reachable and retransmission times")
   func parameters() throws {
     let bench = IPv6Bench()
@@ -119,7 +130,8 @@ struct RouterDiscoveryTests {
     try bench.send(socket, pattern(1452), to: Endpoint(Bench.peer, 9))
     let sent = bench.sent()
     #expect(sent.count == 2 && sent.allSatisfy { $0.bytes.count <= 1400 && $0.ip.hopLimit == 44 })
-    #expect(bench.stack.settings.neighborReachableTime == 5000 && bench.stack.settings.neighborRetransTime == 300)
+    #expect(bench.stack.settings.neighborReachableTime6 == 5000 && bench.stack.settings.neighborRetransTime6 == 300)
+    #expect(bench.stack.settings.neighborReachableTime == 30_000, "ARP goes by its own")
     let (stream, _, _) = try bench.connected()
     #expect(try bench.stack.option(stream, .mtu) == 1400)
     // Too small for IPv6, larger than the device takes: not believed.

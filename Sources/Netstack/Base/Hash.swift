@@ -109,3 +109,24 @@ package struct SeededRandom: RandomNumberGenerator, Sendable {
     Int(truncatingIfNeeded: (next() >> 32).multipliedFullWidth(by: UInt64(bound)).low >> 32)
   }
 }
+
+/// Numbers that nobody outside can foretell, however many of them have been seen: a keyed hash of a counter. For what goes into
+/// packets (ports, identifications, transaction numbers), where SeededRandom's state could be worked out.
+package struct SecretRandom: Sendable {
+  private let key: HashKey
+  private var counter: UInt64 = 0
+
+  package init(key: HashKey) { self.key = key }
+
+  package mutating func next() -> UInt64 {
+    counter &+= 1
+    var hash = SipHash(key)
+    hash.add(counter)
+    return hash.finish()
+  }
+
+  /// Evenly from 0 to below `n`.
+  package mutating func below(_ n: Int) -> Int {
+    n <= 1 ? 0 : Int(next().multipliedFullWidth(by: UInt64(n)).high)
+  }
+}

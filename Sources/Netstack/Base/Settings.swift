@@ -114,6 +114,9 @@ package struct Settings: Sendable {
   package var neighborReachableTime = 30_000
   /// net.ipv4.neigh.default.retrans_time_ms, mcast_solicit / ucast_solicit probes, delay_first_probe_time (s)
   package var neighborRetransTime = 1000
+  /// The same of net.ipv6.neigh.default: what routers advertise changes them.
+  package var neighborReachableTime6 = 30_000
+  package var neighborRetransTime6 = 1000
   package var neighborMulticastSolicit = 3
   package var neighborUnicastSolicit = 3
   package var neighborDelayFirstProbe = 5

@@ -11,7 +11,7 @@ package struct Environment: ~Copyable {
   package var trace = TraceLog()
   package var wheel: TimerWheel
   package var pool = BufferPool()
-  package var random: SeededRandom
+  package var random: SecretRandom
   package let secret: HashKey
 
   package init(settings: Settings, secret: HashKey, seed: UInt64, now: Instant) {
@@ -19,7 +19,7 @@ package struct Environment: ~Copyable {
     self.settings = settings
     self.secret = secret
     wheel = TimerWheel(now: now)
-    random = SeededRandom(seed: seed ^ secret.k0)
+    random = SecretRandom(key: HashKey(secret.k0 ^ 6 &* 0x9e37_79b9_7f4a_7c15, secret.k1 ^ seed))
   }
 
   /// Counts a dropped packet, tells the trace, and takes its memory back.

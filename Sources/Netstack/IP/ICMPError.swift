@@ -47,7 +47,9 @@ package struct ICMPError {
   package init?(v6 message: UnsafeRawBufferPointer) {
     guard let header = ICMPv4Header(message), ICMPv6.isError(header.type) else { return nil }
     let inner = UnsafeRawBufferPointer(rebasing: message[ICMPv4Header.length...])
-    guard let quoted = IPv6Header(quoted: inner), let base = inner.baseAddress,
+    // IPv4's conversations are none of ICMPv6's business, whatever an address looks like.
+    guard let quoted = IPv6Header(quoted: inner), let base = inner.baseAddress, !quoted.source.isIPv4,
+      !quoted.destination.isIPv4,
       case .transport(let proto, let offset, _) = IPv6Extension.walk(
         inner, isMulticast: quoted.destination.isMulticast, pastFragment: true),
       inner.count >= offset + 8

@@ -40,6 +40,10 @@ package struct InterfaceAddress: Sendable {
 
 package struct InterfaceAddresses: Sendable {
   package static var maximumCount: Int { 16 }
+  /// Of those at most so many follow from what routers advertise.
+  package static var maximumAutoconfigured: Int { 8 }
+  /// The addresses by themselves: a packet's is looked for among them.
+  private var keys = InlineArray<16, IPAddress>(repeating: .anyIPv6)
   private var list = InlineArray<16, InterfaceAddress>(
     repeating: InterfaceAddress(.anyIPv6, prefixLength: 128, state: .preferred, origin: .configured))
   package private(set) var count = 0
@@ -63,7 +67,13 @@ package struct InterfaceAddresses: Sendable {
       return true
     }
     guard count < Self.maximumCount else { return false }
+    if new.origin == .autoconfigured {
+      var others = 0
+      for i in 0..<count where list[i].origin == .autoconfigured { others += 1 }
+      guard others < Self.maximumAutoconfigured else { return false }
+    }
     list[count] = new
+    keys[count] = new.address
     count += 1
     findIPv4()
     return true
@@ -71,7 +81,10 @@ package struct InterfaceAddresses: Sendable {
 
   package mutating func remove(_ address: IPAddress) {
     guard let at = index(of: address) else { return }
-    for i in at..<count - 1 { list[i] = list[i + 1] }
+    for i in at..<count - 1 {
+      list[i] = list[i + 1]
+      keys[i] = keys[i + 1]
+    }
     count -= 1
     findIPv4()
   }
@@ -94,7 +107,7 @@ package struct InterfaceAddresses: Sendable {
   }
 
   package func index(of address: IPAddress) -> Int? {
-    for i in 0..<count where list[i].address == address { return i }
+    for i in 0..<count where keys[i] == address { return i }
     return nil
   }
 

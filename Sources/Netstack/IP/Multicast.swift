@@ -184,7 +184,7 @@ package struct MulticastGroups: ~Copyable {
   /// A query: about all groups where `group` is nil, about some sources only where `sources` is not empty. `within` is the time that
   /// it allows for an answer (RFC 3376 §5.2).
   package mutating func queried(
-    _ group: IPAddress?, sources: SourceFilter, within: Interval, now: Instant, random: inout SeededRandom
+    _ group: IPAddress?, sources: SourceFilter, within: Interval, now: Instant, random: inout SecretRandom
   ) {
     for i in 0..<count where group == nil || groups[i].address == group {
       let delay = Interval.milliseconds(random.below(max(1, Int(within.milliseconds))))
@@ -214,7 +214,7 @@ package struct MulticastGroups: ~Copyable {
   }
 
   /// The next thing to say now.
-  package mutating func nextRecord(now: Instant, random: inout SeededRandom) -> MulticastRecord? {
+  package mutating func nextRecord(now: Instant, random: inout SecretRandom) -> MulticastRecord? {
     if let owed = owesBlock {
       owesBlock = nil
       if let at = index(owed), groups[at].change.blocked.count > 0 {
@@ -230,7 +230,7 @@ package struct MulticastGroups: ~Copyable {
     return nil
   }
 
-  private mutating func changeRecord(_ i: Int, _ now: Instant, _ random: inout SeededRandom) -> MulticastRecord {
+  private mutating func changeRecord(_ i: Int, _ now: Instant, _ random: inout SecretRandom) -> MulticastRecord {
     let group = groups[i].address
     let change = groups[i].change
     groups[i].change.left -= 1

@@ -137,7 +137,7 @@ package struct NeighborTable: ~Copyable {
     if index != Self.none {
       let entry = entries + Int(index)
       if entry.pointee.state == .reachable,
-        now - entry.pointee.confirmed < reachableTime(settings.neighborReachableTime)
+        now - entry.pointee.confirmed < reachableTime(nextHop, settings)
       {
         entry.pointee.used = now
         return .resolved(entry.pointee.hardware)
@@ -166,7 +166,7 @@ package struct NeighborTable: ~Copyable {
       return .resolved(entry.pointee.hardware)
     case .failed:
       entry.pointee.probes = 1
-      setState(index, .incomplete, deadline: now + .milliseconds(settings.neighborRetransTime))
+      setState(index, .incomplete, deadline: now + retransTime(nextHop, settings))
       entry.pointee.waiting.append(packet)
       return .queued(sendRequest: true, dropped: nil)
     case .incomplete:
@@ -192,7 +192,7 @@ package struct NeighborTable: ~Copyable {
     let index = find(address)
     guard index != Self.none else { return nil }
     let entry = entries[Int(index)]
-    if entry.state == .reachable, now - entry.confirmed >= reachableTime(settings.neighborReachableTime) {
+    if entry.state == .reachable, now - entry.confirmed >= reachableTime(address, settings) {
       return .stale
     }
     return entry.state
@@ -277,7 +277,7 @@ package struct NeighborTable: ~Copyable {
 
   private mutating func act(_ index: UInt32, _ now: Instant, _ settings: borrowing Settings) -> NeighborAction {
     let entry = entries + Int(index)
-    let again = now + .milliseconds(max(1, settings.neighborRetransTime))
+    let again = now + retransTime(entry.pointee.address, settings)
     switch entry.pointee.state {
     case .delay:
       entry.pointee.probes = 1
@@ -319,8 +319,13 @@ package struct NeighborTable: ~Copyable {
   // MARK: Entries
 
   @inline(__always)
-  private func reachableTime(_ baseMilliseconds: Int) -> Interval {
-    Interval(nanoseconds: Int64(baseMilliseconds &* reachablePermille) &* 1000)
+  private func reachableTime(_ address: IPAddress, _ settings: borrowing Settings) -> Interval {
+    let baseMilliseconds = address.isIPv4 ? settings.neighborReachableTime : settings.neighborReachableTime6
+    return Interval(nanoseconds: Int64(baseMilliseconds &* reachablePermille) &* 1000)
+  }
+
+  private func retransTime(_ address: IPAddress, _ settings: borrowing Settings) -> Interval {
+    .milliseconds(max(1, address.isIPv4 ? settings.neighborRetransTime : settings.neighborRetransTime6))
   }
 
   @inline(__always)

@@ -11,7 +11,9 @@ extension Stack {
   // MARK: Addresses
 
   /// Gives the interface an address. An IPv6 address is used at once while it is found out whether it is ours alone.
-  package mutating func addAddress(_ new: InterfaceAddress) {
+  /// False where it has too many already.
+  @discardableResult
+  package mutating func addAddress(_ new: InterfaceAddress) -> Bool {
     var address = new
     let env = environment
     let isKnown = addresses.contains(address.address)
@@ -20,7 +22,7 @@ extension Stack {
       address.state = .optimistic
       address.detectedAt = env.pointee.now + Self.detectionTime
     }
-    guard addresses.add(address) else { return env.pointee.noteDrop(.noBuffer, .device) }
+    guard addresses.add(address) else { return false }
     let bits = address.address.isIPv4 ? 32 : 128
     routes.add(
       Route(
@@ -30,9 +32,10 @@ extension Stack {
     // A router tells for itself which prefixes are on the link. Of several addresses in a network the first is what is sent from
     // (Linux's primary address).
     if address.origin != .autoconfigured, address.prefixLength < bits, !isSecond { addLinkRoute(address) }
-    guard !isKnown, steering.index == 0 else { return rearmInterfaceTimer() }
-    if address.address.isIPv4 { announce(address.address.v4) } else { probe(address.address) }
     rearmInterfaceTimer()
+    guard !isKnown, steering.index == 0 else { return true }
+    if address.address.isIPv4 { announce(address.address.v4) } else { probe(address.address) }
+    return true
   }
 
   /// What Linux's `lo` brings: all of 127.0.0.0/8 is here, and ::1.
@@ -61,6 +64,7 @@ extension Stack {
         addLinkRoute(next)
       } else {
         routes.remove(prefix: address, prefixLength: old.prefixLength)
+        installLearnedRoutes()
       }
     }
     if address.isIPv4 { routes.remove(source: address) }
@@ -305,10 +309,10 @@ extension Stack {
     routers.solicitationsLeft = 0
     if router.hopLimit != 0 { routers.hopLimit = router.hopLimit }
     if router.reachableTime > 0, router.reachableTime <= 3_600_000 {
-      env.pointee.settings.neighborReachableTime = router.reachableTime
+      env.pointee.settings.neighborReachableTime6 = router.reachableTime
     }
     if router.retransTime >= 10, router.retransTime <= 60_000 {
-      env.pointee.settings.neighborRetransTime = router.retransTime
+      env.pointee.settings.neighborRetransTime6 = router.retransTime
     }
     if let hardware = router.options.sourceHardware, !hardware.isGroup { learn(ip.source, hardware, .sourceAddress) }
     if let mtu = router.options.mtu, mtu >= 1280, mtu <= device.mtu, mtu != routers.mtu { setLinkMTU(mtu) }
@@ -318,14 +322,15 @@ extension Stack {
       if let prefix = router.options.prefix(i) { advertised(prefix) }
     }
     for i in 0..<router.options.routeCount {
-      guard let route = router.options.route(i), route.length > 0 else { continue }
+      // Not for all there is, and not for IPv4's addresses in IPv6's clothes.
+      guard let route = router.options.route(i), route.length > 0, !route.prefix.isIPv4 else { continue }
       learnRoute(
         RouterDiscovery.LearnedRoute(
           prefix: route.prefix, length: route.length, gateway: ip.source,
           until: RouterDiscovery.deadline(route.lifetime, now)))
     }
     for i in 0..<router.options.nameServerCount {
-      if let server = router.options.nameServer(i), !server.address.isMulticast, !server.address.isIPv4 {
+      if let server = router.options.nameServer(i), server.address.isLinkUnicast {
         routers.note(server: server.address, lifetime: server.lifetime, now: now)
       }
     }
@@ -352,19 +357,30 @@ extension Stack {
 
   private mutating func learnRoute(_ route: RouterDiscovery.LearnedRoute) {
     if routers.note(route, now: environment.pointee.now) {
-      var entry = Route(
-        prefix: route.prefix, prefixLength: route.length, gateway: route.gateway, source: .anyIPv6,
-        mtu: linkMTU(route.prefix))
-      entry.isAdvertised = true
-      routes.add(entry)
+      install(route)
     } else if route.until <= environment.pointee.now {
       routes.remove(prefix: route.prefix, prefixLength: route.length, onlyAdvertised: true)
     }
   }
 
+  private mutating func install(_ route: RouterDiscovery.LearnedRoute) {
+    var entry = Route(
+      prefix: route.prefix, prefixLength: route.length, gateway: route.gateway, source: .anyIPv6,
+      mtu: linkMTU(route.prefix))
+    entry.isAdvertised = true
+    routes.add(entry)
+  }
+
+  /// What a configured address had in its place.
+  private mutating func installLearnedRoutes() {
+    for i in routers.learned.indices { if let route = routers.learned[i] { install(route) } }
+  }
+
   /// RFC 4861 §6.3.4 (on the link or not) and RFC 4862 §5.5.3 (an address of it for us).
   private mutating func advertised(_ prefix: NDPOptions.Prefix) {
-    guard !prefix.prefix.isLinkLocal, !prefix.prefix.isMulticast, !prefix.prefix.isIPv4 else { return }
+    guard prefix.length > 0, !prefix.prefix.isLinkLocal, !prefix.prefix.isMulticast, !prefix.prefix.isIPv4 else {
+      return
+    }
     let now = environment.pointee.now
     if prefix.isOnLink {
       learnRoute(
@@ -380,7 +396,8 @@ extension Stack {
       var new = InterfaceAddress(mine, prefixLength: 64, state: .optimistic, origin: .autoconfigured)
       new.preferredUntil = RouterDiscovery.deadline(prefix.preferredLifetime, now)
       new.validUntil = RouterDiscovery.deadline(prefix.validLifetime, now)
-      return addAddress(new)
+      addAddress(new)
+      return
     }
     guard addresses[at].origin == .autoconfigured else { return }
     addresses[at].preferredUntil = RouterDiscovery.deadline(prefix.preferredLifetime, now)

@@ -298,10 +298,21 @@ extension Stack {
         tcb.pointee.softError = meaning.error
       }
       settle(tcb, before: before)
-    default:
-      if let mtu = error.nextHopMTU { _ = pathShrank(to: mtu, error) }
+    default: break
+    }
+    if error.proto != IPProtocol.tcp, let mtu = error.nextHopMTU, isDatagramOurs(error) {
+      _ = pathShrank(to: mtu, error)
     }
     datagramErrorArrives(error, in: message, from: ip.source)
+  }
+
+  /// Whether some socket may have sent what the error is about. All connections to there will follow what is learned from it.
+  private func isDatagramOurs(_ error: ICMPError) -> Bool {
+    if rawProtocols.count > 0 { return true }
+    guard error.proto == IPProtocol.udp else { return pingIdentifiers.count > 0 }
+    return datagramPorts.find(
+      source: error.quoted.remote, destination: error.quoted.local, key: environment.pointee.secret, in: datagrams)
+      != nil
   }
 
   /// The new path MTU, if it is smaller than the one in use.

@@ -24,8 +24,8 @@ extension Stack {
     else { return env.pointee.drop(packet, .ipMartianSource, .ip) }
     let isOurs = owns(header.destination)
     guard isOurs || listens(to: header.destination) else {
-      // What groups the program has joined the first stack knows.
-      if steering.index != 0, header.destination.isMulticast {
+      // What groups the program has joined the first stack knows; what it has handed to all it has seen.
+      if steering.index != 0, !overheard, header.destination.isMulticast {
         return handOver(packet, to: 0, wasLinkBroadcast: wasLinkBroadcast, isDelivered: false)
       }
       return env.pointee.drop(packet, .ipNotForUs, .ip)

@@ -60,6 +60,8 @@ extension Stack {
   private static var mostHeaders: Int { 120 }
 
   mutating func transmit(_ tcb: TCBPointer) {
+    // Before anything is cut to size: the path may have become narrower.
+    if tcb.pointee.state != .closed { _ = refreshRoute(tcb) }
     let limit = superSegment(tcb)
     while let plan = tcb.pointee.nextSegment(limit: limit, environment) { send(plan, of: tcb) }
   }
