@@ -136,13 +136,23 @@ static void set_domains(struct anp_dns *dns, const struct __res_state *given) {
   dns->domains[count] = NULL;
 }
 
+/// Has libc read resolv.conf again into the thread's state, if the file has changed since and the program left the state alone; any
+/// function of libc's resolver begins with that, and this one sends nothing.
+static void reload(void) {
+  unsigned char message[NS_PACKETSZ];
+  res_mkquery(QUERY, ".", C_IN, T_A, NULL, 0, NULL, message, sizeof message);
+}
+
 void anp_dns_begin(struct anp_dns *dns, struct __res_state *state) {
   memset(dns, 0, offsetof(struct anp_dns, fresh));
   memset(&dns->is_fresh, 0, sizeof *dns - offsetof(struct anp_dns, is_fresh));
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &dns->cancel_state);
   memset(&dns->fresh, 0, sizeof dns->fresh);
+  if (!state && __res_state()->options & RES_INIT) {
+    state = __res_state();
+    reload();
+  }
   dns->is_fresh = res_ninit(&dns->fresh) == 0;
-  if (!state && __res_state()->options & RES_INIT) state = __res_state();
   if (state && !(state->options & RES_INIT) && res_ninit(state) != 0) state = NULL;
   dns->state = state ? state : &dns->fresh;
 

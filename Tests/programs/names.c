@@ -7,6 +7,8 @@
 //   names silence    servers that say nothing
 //   names later      getaddrinfo_a
 //   names threads    look-ups in several threads and in children; a cancelled one
+//   names stale      a resolver's state from before resolv.conf became the file NEXT
+//   names own        the same, then one that the program has changed
 //   names given      addresses and services, for which nobody is asked; then one name
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -580,6 +582,28 @@ static void threads(void) {
   ask_with("both.example.test", "80", 0, AF_INET, SOCK_STREAM, 0);
 }
 
+static void stale(int then_own) {
+  char text[512];
+  FILE *next = fopen(getenv("NEXT"), "r"), *file;
+  size_t length = fread(text, 1, sizeof text, next);
+  fclose(next);
+  printf("res_init = %d\n", res_init());
+  file = fopen("/etc/resolv.conf", "w");
+  fwrite(text, 1, length, file);
+  fclose(file);
+  ask_with("four.example.test", "80", 0, AF_INET, SOCK_STREAM, 0);
+  ask_with("one", "80", 0, AF_INET, SOCK_STREAM, 0);
+  unsigned char answer[512];
+  printf("res_query %d\n", res_query("four.example.test", C_IN, T_A, answer, sizeof answer));
+  if (!then_own) return;
+  // A state that the program changed is not read again.
+  _res.retrans = 2;
+  file = fopen("/etc/resolv.conf", "w");
+  fputs("nameserver 198.18.0.99\noptions timeout:1 attempts:1\n", file);
+  fclose(file);
+  ask_with("one", "80", 0, AF_INET, SOCK_STREAM, 0);
+}
+
 int main(int count, char **words) {
   const char *what = count > 1 ? words[1] : "";
   if (!strcmp(what, "table")) table();
@@ -588,6 +612,8 @@ int main(int count, char **words) {
   else if (!strcmp(what, "silence")) silence();
   else if (!strcmp(what, "later")) later();
   else if (!strcmp(what, "threads")) threads();
+  else if (!strcmp(what, "stale")) stale(0);
+  else if (!strcmp(what, "own")) stale(1);
   else if (!strcmp(what, "given")) given();
   else return 2;
   return 0;

@@ -222,6 +222,23 @@ def names_threads(t):
     t.expect(UdpOutDatagrams=200)
 
 
+@row("names.stale", roles="client", needs=["cc", "dnsmasq"])
+def names_stale(t):
+    """resolv.conf changes after the program's res_init: the new file counts, unless the program changed its state; so does ANP_DNS"""
+    server = dnsmasq(t)
+    program = compiled(t, script("names.c"))
+    next_file, setting = t.path("next"), {} if t.side == NATIVE else {"ANP_DNS": PEER}
+    for word, named, environment in (("own", PEER, {}), ("stale", PEER if t.side == NATIVE else "198.18.0.98", setting)):
+        settle(t, servers=("198.18.0.99",), options="timeout:1 attempts:1")
+        with open(next_file, "w") as file:
+            file.write(f"nameserver {named}\nsearch more.example.test\noptions timeout:1 attempts:1\n")
+        result = t.run_program([program, word], NEXT=next_file, **environment)
+        t.observe(word, result.out)
+        t.succeeded(result)
+    judge(t, server, 7)
+    t.expect(UdpOutDatagrams=7)
+
+
 @row("names.curl", roles="client", needs=["curl", "nginx", "dnsmasq"])
 def names_curl(t):
     """curl GETs from a host by its name"""
