@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -193,28 +194,39 @@ static int is_address_with_scope(const char *name) {
   return inet_pton(AF_INET6, text, &address) == 1;
 }
 
-static int by_name(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
-  // Which sockets there are does not depend on the address.
+/// What a look-up holds of the program's memory, to be given back also where the thread is cancelled in the wait.
+struct held {
   struct addrinfo *sockets;
+  char *encoded;
+};
+
+static void give_back(void *context) {
+  struct held *held = context;
+  anp_program_free(held->encoded);
+  ANP_REAL(freeaddrinfo)(held->sockets);
+}
+
+static int by_name(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **list) {
+  struct held held = {0};
+  // Which sockets there are does not depend on the address.
   int flags = (hints->ai_flags & (AI_NUMERICSERV | AI_PASSIVE)) | AI_NUMERICHOST;
-  int result = numeric(hints->ai_family == AF_INET6 ? "::" : "0.0.0.0", service, hints, flags, &sockets);
+  int result = numeric(hints->ai_family == AF_INET6 ? "::" : "0.0.0.0", service, hints, flags, &held.sockets);
   if (result != 0) return result;
-  char *encoded = NULL;
+  pthread_cleanup_push(give_back, &held);
   if (is_address_with_scope(name)) {
     result = EAI_NONAME;
   } else if (hints->ai_flags & AI_IDN && !is_ascii(name)) {
-    result = encode(name, &encoded);
+    result = encode(name, &held.encoded);
   }
   if (result == 0) {
     struct anp_host_found found;
-    const char *asked = encoded ? encoded : name;
+    const char *asked = held.encoded ? held.encoded : name;
     result = look_up(asked, hints->ai_family, hints->ai_flags, &found);
     if (result == 0 && found.address_count > 1) anp_entry_order_addresses(found.addresses, (long)found.address_count);
-    if (result == 0) result = make_list(&found, sockets, hints->ai_flags, asked, list);
+    if (result == 0) result = make_list(&found, held.sockets, hints->ai_flags, asked, list);
     anp_host_forget(&found);
   }
-  anp_program_free(encoded);
-  ANP_REAL(freeaddrinfo)(sockets);
+  pthread_cleanup_pop(1);
   return result;
 }
 

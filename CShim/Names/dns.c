@@ -169,10 +169,17 @@ static void forget_answers(struct anp_dns *dns) {
   memset(dns->answers, 0, sizeof dns->answers);
 }
 
-static void release(struct anp_dns *dns) {
+static void forget_questions(struct anp_dns *dns) {
+  for (int i = 0; i < 2; i++) ares_free_string(dns->questions[i]);
+  dns->questions[0] = dns->questions[1] = NULL;
+}
+
+static void release(void *context) {
+  struct anp_dns *dns = context;
   // Whoever still waits for an answer is told that there is none (ARES_EDESTRUCTION).
   if (dns->channel) ares_destroy(dns->channel);
   dns->channel = NULL;
+  forget_questions(dns);
   forget_answers(dns);
   if (dns->is_fresh) res_nclose(&dns->fresh);
   dns->is_fresh = 0;
@@ -261,16 +268,10 @@ static void answered(void *context, int status, int timeouts, unsigned char *byt
   dns->answers[question->index] = (struct anp_dns_answer){copy, length};
 }
 
-static void cancelled(void *context) {
-  struct anp_dns *dns = context;
-  release(dns);
-  if (dns->cancelled) dns->cancelled(dns->cancelled_context);
-}
-
 /// Sleeps until a socket is ready or the next time-out is due. The only place where the thread may be cancelled.
 static int sleep_once(struct anp_dns *dns, struct pollfd *fds, int count, int milliseconds) {
   int result;
-  pthread_cleanup_push(cancelled, dns);
+  pthread_cleanup_push(release, dns);
   int ignored;
   pthread_setcancelstate(dns->cancel_state, &ignored);
   result = poll(fds, (nfds_t)count, milliseconds);
@@ -375,20 +376,20 @@ static int query(struct anp_dns *dns, const char *name, int dns_class, int type,
   int extended = (options & (RES_USE_EDNS0 | RES_USE_DNSSEC)) != 0;
   for (int i = 0; i < count; i++) {
     questions[i] = (struct question){.dns = dns, .index = i};
-    if (ares_create_query(name, dns_class, types[i], identifiers[i], (options & RES_RECURSE) != 0, &questions[i].bytes,
+    if (ares_create_query(name, dns_class, types[i], identifiers[i], (options & RES_RECURSE) != 0, &dns->questions[i],
                           &questions[i].length, extended ? EDNS_BYTES : 0) != ARES_SUCCESS) {
       // Not a name that a message can hold.
       failed = 1;
       count = i;
       break;
     }
-    unsigned char *bytes = questions[i].bytes;
+    unsigned char *bytes = questions[i].bytes = dns->questions[i];
     if (options & RES_TRUSTAD) bytes[3] |= 0x20;
     // The last two octets but two of the OPT record are its flags, DO the first of them (RFC 6891 §6.1.3).
     if (options & RES_USE_DNSSEC) bytes[questions[i].length - 4] |= 0x80;
   }
   int error = failed ? 0 : ask(dns, questions, count);
-  for (int i = 0; i < count; i++) ares_free_string(questions[i].bytes);
+  forget_questions(dns);
   if (failed || error) return failed ? NO_RECOVERY : result_of(dns, error);
   errno = 0;
   const struct anp_dns_answer *a = &dns->answers[0], *b = &dns->answers[second ? 1 : 0];

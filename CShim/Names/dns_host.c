@@ -72,14 +72,10 @@ static enum nss_status failed(struct anp_host_found *found, int error, int reaso
   return reason ? NSS_STATUS_UNAVAIL : NSS_STATUS_NOTFOUND;
 }
 
-static void cancelled(void *context) { anp_found_nothing(context); }
-
 enum nss_status anp_dns_host_by_name(const char *name, int wants, struct anp_host_found *found) {
   if (!anp_is_host_name(name)) return failed(found, HOST_NOT_FOUND, 0);
   struct anp_dns dns;
   anp_dns_begin(&dns, NULL);
-  dns.cancelled = cancelled;
-  dns.cancelled_context = found;
   int first = wants & ANP_WANTS_INET ? T_A : T_AAAA, second = wants == (ANP_WANTS_INET | ANP_WANTS_INET6) ? T_AAAA : 0;
   // libc looks for a host's alias along the search list, too; res_search does not.
   char alias[NAME_ROOM];
@@ -114,8 +110,6 @@ static void reverse_name(const uint8_t *address, int family, char *name) {
 enum nss_status anp_dns_host_by_address(const void *address, int family, struct anp_host_found *found) {
   struct anp_dns dns;
   anp_dns_begin(&dns, NULL);
-  dns.cancelled = cancelled;
-  dns.cancelled_context = found;
   char asked[80], wanted[NAME_ROOM], target[NAME_ROOM];
   // A mapped address is one of IPv4.
   int is_inet = family == AF_INET || anp_is_mapped(address);

@@ -5,6 +5,7 @@
 //   any other        libc's module of that name (libnss_NAME.so.2): mdns4_minimal, myhostname, nis …
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,6 +82,9 @@ void anp_found_nothing(struct anp_host_found *found) {
 }
 
 void anp_host_forget(struct anp_host_found *found) { anp_found_nothing(found); }
+
+/// Where the thread is cancelled while a service waits: nobody will look at what was found.
+static void cancelled(void *found) { anp_found_nothing(found); }
 
 // ---- Along the services ---------------------------------------------------------------------------------------------------
 
@@ -165,11 +169,13 @@ void anp_host_by_name(const char *name, int wants, struct anp_host_found *found)
   struct services services;
   begin(&services, found);
   enum nss_status status = NSS_STATUS_NOTFOUND;
+  pthread_cleanup_push(cancelled, found);
   for (const char *service; (service = next(&services));) {
     anp_found_nothing(found);
     status = wants & ANP_WANTS_MAPPED ? ask_mapped(service, name, wants, found) : ask(service, name, wants, found);
     if (found->is_short_of_memory || ends(&services, status)) break;
   }
+  pthread_cleanup_pop(0);
   settle(found, status);
 }
 
@@ -177,11 +183,13 @@ void anp_host_by_address(const void *address, int family, struct anp_host_found 
   struct services services;
   begin(&services, found);
   enum nss_status status = NSS_STATUS_NOTFOUND;
+  pthread_cleanup_push(cancelled, found);
   for (const char *service; (service = next(&services));) {
     anp_found_nothing(found);
     status = strcmp(service, "dns") == 0 ? anp_dns_host_by_address(address, family, found)
                                          : anp_module_host_by_address(service, address, family, found);
     if (found->is_short_of_memory || ends(&services, status)) break;
   }
+  pthread_cleanup_pop(0);
   settle(found, status);
 }

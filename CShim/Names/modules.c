@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,8 +54,10 @@ static enum nss_status with_scratch(struct call *call, enum nss_status (*ask)(st
       call->found->is_short_of_memory = 1;
       break;
     }
+    // A service may wait for an answer, and the thread be cancelled there.
+    pthread_cleanup_push(free, large);
     status = ask(call, large, room);
-    free(large);
+    pthread_cleanup_pop(1);
   }
   call->found->error = status == NSS_STATUS_SUCCESS ? 0 : call->errors[1];
   call->found->system_error = call->errors[0];

@@ -7,6 +7,7 @@
 //   names silence    servers that say nothing
 //   names later      getaddrinfo_a
 //   names threads    look-ups in several threads and in children; a cancelled one
+//   names cancelled  threads cancelled in their wait for an answer: on standard error, what they left behind
 //   names stale      a resolver's state from before resolv.conf became the file NEXT
 //   names own        the same, then one that the program has changed
 //   names given      addresses and services, for which nobody is asked; then one name
@@ -14,6 +15,7 @@
 #include <arpa/inet.h>
 #include <arpa/nameser.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -582,6 +584,26 @@ static void threads(void) {
   ask_with("both.example.test", "80", 0, AF_INET, SOCK_STREAM, 0);
 }
 
+static void cancel_some(int count) {
+  for (int i = 0; i < count; i++) {
+    pthread_t vain;
+    void *result;
+    pthread_create(&vain, NULL, wait_in_vain, "silent.odd.test");
+    usleep(10000);
+    pthread_cancel(vain);
+    pthread_join(vain, &result);
+    if (result != PTHREAD_CANCELED) printf("not cancelled\n");
+  }
+}
+
+static void cancelled(void) {
+  cancel_some(20);
+  size_t before = mallinfo2().uordblks;
+  cancel_some(100);
+  long left = (long)(mallinfo2().uordblks - before);
+  fprintf(stderr, "left behind %ld\n", left / 100);
+}
+
 static void stale(int then_own) {
   char text[512];
   FILE *next = fopen(getenv("NEXT"), "r"), *file;
@@ -612,6 +634,7 @@ int main(int count, char **words) {
   else if (!strcmp(what, "silence")) silence();
   else if (!strcmp(what, "later")) later();
   else if (!strcmp(what, "threads")) threads();
+  else if (!strcmp(what, "cancelled")) cancelled();
   else if (!strcmp(what, "stale")) stale(0);
   else if (!strcmp(what, "own")) stale(1);
   else if (!strcmp(what, "given")) given();

@@ -5,7 +5,7 @@
 //   error = anp_dns_search(&dns, name, C_IN, T_A, T_AAAA);    an h_errno value, or 0; then dns.answers[0] and [1]
 //   anp_dns_end(&dns);
 //
-// Between begin and end the thread is not cancelled, except in the wait for an answer; then everything is given back.
+// Between begin and end the thread is not cancelled, except in the wait for an answer; then all that is in here is given back.
 #pragma once
 
 #include <netdb.h>
@@ -39,12 +39,11 @@ struct anp_dns {
   /// A server said SERVFAIL: the next name of the search list may fare better.
   int server_failed;
   int refused, timed_out;
+  /// The messages asked with, from c-ares' memory, while they are under way.
+  unsigned char *questions[2];
   struct anp_dns_answer answers[2];
   int pending;
   int cancel_state;
-  /// What else to give back when the thread is cancelled in the wait.
-  void (*cancelled)(void *);
-  void *cancelled_context;
 };
 
 /// `state` is the resolver's state that the program passes to res_nquery and its like; NULL: the thread's.

@@ -26,7 +26,8 @@ struct anp_host_found {
   int is_short_of_memory;
 };
 
-/// Looks a name up in the services of nsswitch.conf, in their order. To be given back with anp_host_forget, also after an error.
+/// Looks a name up in the services of nsswitch.conf, in their order. To be given back with anp_host_forget, also after an error; not
+/// where the thread is cancelled in here.
 void anp_host_by_name(const char *name, int wants, struct anp_host_found *found);
 /// Looks up the names of an address of `family` (AF_INET: 4 bytes, AF_INET6: 16).
 void anp_host_by_address(const void *address, int family, struct anp_host_found *found);

@@ -222,6 +222,21 @@ def names_threads(t):
     t.expect(UdpOutDatagrams=200)
 
 
+@row("names.cancelled", roles="client", needs=["cc"], seconds=30, together=True)
+def names_cancelled(t):
+    """look-ups cancelled in their wait give the program's memory back"""
+    settle(t)
+    server = t.peer([PYTHON, script("names_server.py"), PEER, "53"], ready="ready")
+    program = t.run_program([compiled(t, script("names.c")), "cancelled"])
+    t.observe("cancelled", program.out)
+    t.succeeded(program)
+    t.check("silent.odd.test" in server.out, "the server was not asked")
+    # glibc's own look-up is not as careful.
+    left = int(re.search(r"left behind (-?\d+)", program.err).group(1))
+    t.check(t.side == NATIVE or left <= 8, f"each cancelled look-up left {left} bytes behind")
+    t.expect(UdpOutDatagrams=120)
+
+
 @row("names.stale", roles="client", needs=["cc", "dnsmasq"])
 def names_stale(t):
     """resolv.conf changes after the program's res_init: the new file counts, unless the program changed its state; so does ANP_DNS"""
