@@ -1,8 +1,11 @@
 // Owns: the look-up of a host along the services of nsswitch.conf, and what is found. Read first: nsswitch.conf(5).
 //
 //   files            libc's own code for /etc/hosts
-//   dns, resolve     dns_host.c, once: resolve would be the kernel's side asking in our place
+//   dns              dns_host.c
+//   resolve          resolved.c, then dns_host.c: systemd-resolved would be the kernel's side asking in our place
 //   any other        libc's module of that name (libnss_NAME.so.2): mdns4_minimal, myhostname, nis …
+//
+// Where "dns" and "resolve" are both named, the servers are asked once: what they failed with the first time holds for the second.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
@@ -88,30 +91,31 @@ static void cancelled(void *found) { anp_found_nothing(found); }
 
 // ---- Along the services ---------------------------------------------------------------------------------------------------
 
+/// How the DNS failed.
+struct failure {
+  int is_known;
+  enum nss_status status;
+  int error, system_error;
+};
+
 struct services {
   struct anp_name_service list[ANP_NAME_SERVICES];
   int count, next;
-  int dns_was_asked;
+  /// IPv6 addresses may have been asked for by themselves, before those of IPv4.
+  struct failure of_inet6, of_other;
 };
 
 static void begin(struct services *services, struct anp_host_found *found) {
   char text[CONFIGURATION_ROOM];
   long length = anp_read_file("/etc/nsswitch.conf", text, sizeof text);
+  *services = (struct services){0};
   services->count = (int)anp_entry_name_services(text, length, services->list, ANP_NAME_SERVICES);
-  services->next = services->dns_was_asked = 0;
   *found = (struct anp_host_found){.error = HOST_NOT_FOUND};
 }
 
-/// The service to ask next, NULL where there is none; the DNS goes by the name "dns".
+/// The service to ask next, NULL where there is none.
 static const char *next(struct services *services) {
-  while (services->next < services->count) {
-    const char *name = services->list[services->next++].name;
-    if (strcmp(name, "dns") != 0 && strcmp(name, "resolve") != 0) return name;
-    if (services->dns_was_asked) continue;
-    services->dns_was_asked = 1;
-    return "dns";
-  }
-  return NULL;
+  return services->next < services->count ? services->list[services->next++].name : NULL;
 }
 
 static int ends(const struct services *services, enum nss_status status) {
@@ -139,9 +143,36 @@ static void settle(struct anp_host_found *found, enum nss_status status) {
   if (found->error) anp_found_nothing(found);
 }
 
-static enum nss_status ask(const char *service, const char *name, int wants, struct anp_host_found *found) {
-  return strcmp(service, "dns") == 0 ? anp_dns_host_by_name(name, wants, found)
-                                     : anp_module_host_by_name(service, name, wants, found);
+static enum nss_status recall(const struct failure *failure, struct anp_host_found *found) {
+  found->error = failure->error;
+  found->system_error = failure->system_error;
+  return failure->status;
+}
+
+/// Keeps the failure, if it is one.
+static enum nss_status keep(struct failure *failure, enum nss_status status, const struct anp_host_found *found) {
+  *failure = (struct failure){status != NSS_STATUS_SUCCESS, status, found->error, found->system_error};
+  return status;
+}
+
+static enum nss_status ask(struct services *services, const char *service, const char *name, int wants,
+                           struct anp_host_found *found) {
+  int is_resolve = strcmp(service, "resolve") == 0;
+  if (!is_resolve && strcmp(service, "dns") != 0) return anp_module_host_by_name(service, name, wants, found);
+  if (is_resolve && anp_resolved_host_by_name(name, wants, found) == NSS_STATUS_SUCCESS) return NSS_STATUS_SUCCESS;
+  struct failure *failure = wants == ANP_WANTS_INET6 ? &services->of_inet6 : &services->of_other;
+  if (failure->is_known) return recall(failure, found);
+  return keep(failure, anp_dns_host_by_name(name, wants, found), found);
+}
+
+static enum nss_status ask_by_address(struct services *services, const char *service, const void *address, int family,
+                                      struct anp_host_found *found) {
+  int is_resolve = strcmp(service, "resolve") == 0;
+  if (!is_resolve && strcmp(service, "dns") != 0) return anp_module_host_by_address(service, address, family, found);
+  if (is_resolve && anp_resolved_host_by_address(address, family, found) == NSS_STATUS_SUCCESS) return NSS_STATUS_SUCCESS;
+  struct failure *failure = &services->of_other;
+  if (failure->is_known) return recall(failure, found);
+  return keep(failure, anp_dns_host_by_address(address, family, found), found);
 }
 
 /// Two failures to find addresses, of IPv6 and then IPv4, in one: known in one of the families is known.
@@ -153,12 +184,13 @@ static int combined(int first, int second) {
 }
 
 /// IPv6 addresses, with those of IPv4 in their place or beside them; service by service.
-static enum nss_status ask_mapped(const char *service, const char *name, int wants, struct anp_host_found *found) {
-  enum nss_status status = ask(service, name, ANP_WANTS_INET6, found);
+static enum nss_status ask_mapped(struct services *services, const char *service, const char *name, int wants,
+                                  struct anp_host_found *found) {
+  enum nss_status status = ask(services, service, name, ANP_WANTS_INET6, found);
   if (status == NSS_STATUS_SUCCESS && !(wants & ANP_WANTS_ALL)) return status;
   size_t before = found->address_count;
   int error = found->error;
-  enum nss_status mapped = ask(service, name, ANP_WANTS_INET, found);
+  enum nss_status mapped = ask(services, service, name, ANP_WANTS_INET, found);
   for (size_t i = before; i < found->address_count; i++) found->addresses[i].is_inet6 = 1;
   if (status == NSS_STATUS_SUCCESS || mapped == NSS_STATUS_SUCCESS) return NSS_STATUS_SUCCESS;
   found->error = combined(error, found->error);
@@ -172,7 +204,8 @@ void anp_host_by_name(const char *name, int wants, struct anp_host_found *found)
   pthread_cleanup_push(cancelled, found);
   for (const char *service; (service = next(&services));) {
     anp_found_nothing(found);
-    status = wants & ANP_WANTS_MAPPED ? ask_mapped(service, name, wants, found) : ask(service, name, wants, found);
+    status = wants & ANP_WANTS_MAPPED ? ask_mapped(&services, service, name, wants, found)
+                                      : ask(&services, service, name, wants, found);
     if (found->is_short_of_memory || ends(&services, status)) break;
   }
   pthread_cleanup_pop(0);
@@ -186,8 +219,7 @@ void anp_host_by_address(const void *address, int family, struct anp_host_found 
   pthread_cleanup_push(cancelled, found);
   for (const char *service; (service = next(&services));) {
     anp_found_nothing(found);
-    status = strcmp(service, "dns") == 0 ? anp_dns_host_by_address(address, family, found)
-                                         : anp_module_host_by_address(service, address, family, found);
+    status = ask_by_address(&services, service, address, family, found);
     if (found->is_short_of_memory || ends(&services, status)) break;
   }
   pthread_cleanup_pop(0);

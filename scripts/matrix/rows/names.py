@@ -362,6 +362,46 @@ def names_module(t):
     t.expect(UdpOutDatagrams=1)
 
 
+@row("names.resolve", roles="client", needs=["dnsmasq"])
+def names_resolve(t):
+    """nsswitch.conf as systemd's manual has it: what systemd-resolved answers without asking is not asked for"""
+    settle(t, switch="hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns\n")
+    server = dnsmasq(t)
+    for words in (
+        ["ahosts", "localhost"],
+        ["ahosts", "fromhosts"],
+        ["hosts", "198.18.7.50"],
+        ["hosts", "127.0.0.1"],
+        ["ahosts", "four.example.test"],
+        ["ahosts", "nothing.example.test"],
+        ["hosts", "198.18.7.99"],
+    ):
+        result = t.run_program(["getent", *words])
+        t.observe(" ".join(words), result.out)
+        t.observe_exit(result)
+    judge(t, server, 4)
+    # Without systemd-resolved libc has only /etc/hosts, which does not tell this.
+    if t.side == SHIM:
+        for name, kind, address in (
+            ("localhost", "ahostsv6", "::1"),
+            ("a.localhost", "ahostsv4", "127.0.0.1"),
+            ("b.localhost.", "ahostsv6", "::1"),
+            ("localhost.localdomain", "ahostsv4", "127.0.0.1"),
+            ("::1", "hosts", "::1"),
+        ):
+            result = t.run_program(["getent", kind, name])
+            t.check(result.out.startswith(address + " "), f"{kind} {name} gave {result.out!r}")
+    asked = [name for _, name, _ in questions(server.out + server.err)]
+    strayed = [name for name in asked if not re.search(r"(four|nothing)\.example\.test|^99\.7\.18\.198\.", name)]
+    t.check(not strayed, f"asked was {strayed}")
+    # Servers out of reach: "resolve" is not available, and the next services are asked; their failure is still that of servers.
+    settle(t, servers=(SILENT,), options="timeout:1 attempts:1", switch="hosts: resolve [!UNAVAIL=return] files dns\n")
+    line = "import socket\ntry: socket.getaddrinfo('four.example.test', 80)\nexcept OSError as error: print(error)"
+    result = t.run_program([PYTHON, "-c", line], name="python")
+    t.observe("silence", result.out)
+    t.expect(UdpOutDatagrams=4)
+
+
 @row("names.setting", roles="client", needs=["dnsmasq"])
 def names_setting(t):
     """ANP_DNS names the server, with a port; what resolv.conf names is not asked"""
