@@ -160,16 +160,44 @@ enum AddressOrder {
     }
   }
 
-  /// By insertion: lists are short, and equals keep their order (rule 10).
+  /// By merging runs of twice the length each time: an answer over TCP may hold thousands of addresses, and the program's handlers
+  /// wait meanwhile. Equals keep their order (rule 10).
   static func sort(_ candidates: UnsafeMutableBufferPointer<Candidate>) {
-    for i in 1..<max(candidates.count, 1) {
-      let moved = candidates[i]
-      var at = i
-      while at > 0, isBetter(moved, candidates[at - 1]) {
-        candidates[at] = candidates[at - 1]
-        at -= 1
+    guard candidates.count > 1 else { return }
+    let spare = UnsafeMutableBufferPointer<Candidate>.allocate(capacity: candidates.count)
+    defer { spare.deallocate() }
+    _ = spare.initialize(from: candidates)
+    var sorted = candidates
+    var other = spare
+    var length = 1
+    while length < candidates.count {
+      for start in stride(from: 0, to: candidates.count, by: 2 * length) {
+        merge(sorted, from: start, length: length, into: other)
       }
-      candidates[at] = moved
+      swap(&sorted, &other)
+      length *= 2
+    }
+    if sorted.baseAddress == candidates.baseAddress { return }
+    for i in 0..<candidates.count { candidates[i] = sorted[i] }
+  }
+
+  /// Two runs of `length`, the second shorter or missing at the end.
+  private static func merge(
+    _ runs: UnsafeMutableBufferPointer<Candidate>, from start: Int, length: Int,
+    into merged: UnsafeMutableBufferPointer<Candidate>
+  ) {
+    let middle = min(start + length, runs.count)
+    let end = min(middle + length, runs.count)
+    var first = start
+    var second = middle
+    for at in start..<end {
+      if first == middle || (second < end && isBetter(runs[second], runs[first])) {
+        merged[at] = runs[second]
+        second += 1
+      } else {
+        merged[at] = runs[first]
+        first += 1
+      }
     }
   }
 

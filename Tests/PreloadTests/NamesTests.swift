@@ -149,6 +149,17 @@ struct AddressOrderTests {
     #expect(order(pairs.map { ($0, "198.18.0.4", 128) }) == pairs)
   }
 
+  @Test("as many addresses as an answer over TCP can hold are ordered without delay; equals stay as they came")
+  func many() {
+    let ofIPv4 = (0..<4000).map { ("192.0.\($0 / 250).\($0 % 250)", "198.18.0.4", 128) }
+    // No more in common with the source than 32 bits, each of them.
+    let ofIPv6 = (0..<2300).map { ("2001:db8:ffff::\(String($0, radix: 16))", "2001:db8::4", 64) }
+    let start = ContinuousClock.now
+    let ordered = order(ofIPv4 + ofIPv6)
+    #expect(ContinuousClock.now - start < .seconds(1))
+    #expect(ordered == (ofIPv6 + ofIPv4).map { $0.0 })
+  }
+
   @Test("loopback's own address is reached, whatever the stack has")
   func loopback() {
     let source = StackAddresses.source(for: IPAddress(IPv4Address(127, 0, 0, 1)), scope: 0)
