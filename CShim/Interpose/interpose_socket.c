@@ -4,22 +4,26 @@
 
 #include "interpose.h"
 
-// Which sockets may be the stack's. Everything else (local, netlink, packet, raw IPv6) stays with the kernel unseen. Multipath TCP
-// falls back to TCP with any peer, so it may as well do so here.
+// A socket for echo requests.
+static int is_ping(int domain, int type, int protocol) {
+  return (type & 0xf) == SOCK_DGRAM && protocol == (domain == AF_INET6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
+}
+
+// Which sockets may be the stack's. Everything else (local, netlink, packet) stays with the kernel unseen. Multipath TCP falls back to
+// TCP with any peer, so it may as well do so here.
 static int is_candidate(int domain, int type, int protocol) {
   if (domain != AF_INET && domain != AF_INET6) return 0;
   switch (type & 0xf) {
     case SOCK_STREAM: return protocol == 0 || protocol == IPPROTO_TCP || protocol == 262 /* IPPROTO_MPTCP */;
-    case SOCK_DGRAM:
-      return protocol == 0 || protocol == IPPROTO_UDP || (protocol == IPPROTO_ICMP && domain == AF_INET);
-    case SOCK_RAW: return domain == AF_INET;
+    case SOCK_DGRAM: return protocol == 0 || protocol == IPPROTO_UDP || is_ping(domain, type, protocol);
+    case SOCK_RAW: return 1;
     default: return 0;
   }
 }
 
 // Raw and ICMP sockets take privileges that the stack has no need of: where the kernel refuses one, a UDP socket stands in for it.
-static int may_stand_in(int type, int protocol, int error) {
-  int is_privileged = (type & 0xf) == SOCK_RAW || ((type & 0xf) == SOCK_DGRAM && protocol == IPPROTO_ICMP);
+static int may_stand_in(int domain, int type, int protocol, int error) {
+  int is_privileged = (type & 0xf) == SOCK_RAW || is_ping(domain, type, protocol);
   return is_privileged && (error == EPERM || error == EACCES);
 }
 
@@ -27,7 +31,7 @@ ANP_EXPORT int socket(int domain, int type, int protocol) {
   if (!is_candidate(domain, type, protocol)) return ANP_REAL(socket)(domain, type, protocol);
   int error = errno;
   int fd = ANP_REAL(socket)(domain, type, protocol == 262 ? IPPROTO_TCP : protocol);
-  int stands_in = fd < 0 && may_stand_in(type, protocol, errno);
+  int stands_in = fd < 0 && may_stand_in(domain, type, protocol, errno);
   if (stands_in) {
     fd = ANP_REAL(socket)(domain, (type & ~0xf) | SOCK_DGRAM, 0);
     if (fd >= 0) errno = error;

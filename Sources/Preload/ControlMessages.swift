@@ -130,16 +130,8 @@ enum ControlMessages {
     mutating func appendAddressing(of datagram: ReceivedDatagram, _ shard: UnsafeMutablePointer<Shard>) {
       let controls = datagram.controls
       let isIPv4 = datagram.destination.address.isIPv4
-      if controls.contains(.packetInfo6) {
-        // struct in6_pktinfo: the header's destination (ours, if that was for many), interface index.
-        let address = datagram.destination.address
-        append(
-          Level.ipv6, 50,
-          (
-            address.high.bigEndian, address.low.bigEndian, UInt32(shard.pointee.stack.device.interfaceIndex)
-          ))
-      }
-      if !isIPv4 { return appendIPv6(of: datagram) }
+      if controls.contains(.packetInfo6) { appendPacketInfo6(50, of: datagram, shard) }
+      if !isIPv4 { return appendIPv6(of: datagram, shard) }
       if controls.contains(.packetInfo) {
         // struct in_pktinfo: interface index, the local address, the header's destination.
         let destination = datagram.destination.address
@@ -162,10 +154,24 @@ enum ControlMessages {
       }
     }
 
-    private mutating func appendIPv6(of datagram: ReceivedDatagram) {
+    /// struct in6_pktinfo: the header's destination (ours, if that was for many), interface index.
+    private mutating func appendPacketInfo6(
+      _ type: Int32, of datagram: ReceivedDatagram, _ shard: UnsafeMutablePointer<Shard>
+    ) {
+      let address = datagram.destination.address
+      append(
+        Level.ipv6, type,
+        (
+          address.high.bigEndian, address.low.bigEndian, UInt32(shard.pointee.stack.device.interfaceIndex)
+        ))
+    }
+
+    private mutating func appendIPv6(of datagram: ReceivedDatagram, _ shard: UnsafeMutablePointer<Shard>) {
       let controls = datagram.controls
       if controls.contains(.hopLimit6) { append(Level.ipv6, 52, Int32(datagram.timeToLive)) }
       if controls.contains(.trafficClass6) { append(Level.ipv6, 67, Int32(datagram.typeOfService)) }
+      if controls.contains(.oldPacketInfo6) { appendPacketInfo6(2, of: datagram, shard) }
+      if controls.contains(.oldHopLimit6) { append(Level.ipv6, 8, Int32(datagram.timeToLive)) }
       if controls.contains(.originalDestination6) {
         let address = datagram.destination.address
         append(
@@ -249,11 +255,11 @@ enum ControlMessages {
   /// An IPv6 socket that sends to a mapped address (ip_cmsg_send with allow_ipv6; the rest is ip6_datagram_send_ctl's).
   private static func readIPv6(_ type: Int32, _ data: UnsafeRawBufferPointer, _ wish: inout DatagramMessage) -> Int {
     switch type {
-    case 50:  // IPV6_PKTINFO
+    case 50, 2:  // IPV6_PKTINFO, IPV6_2292PKTINFO
       guard data.count >= 20, let base = data.baseAddress else { return -Errno.invalid }
       wish.interface = Int(data.loadUnaligned(fromByteOffset: 16, as: Int32.self))
       wish.source = IPAddress(reading16: base, at: 0)
-    case 52:  // IPV6_HOPLIMIT
+    case 52, 8:  // IPV6_HOPLIMIT, IPV6_2292HOPLIMIT
       guard data.count == 4 else { return -Errno.invalid }
       let value = data.loadUnaligned(as: Int32.self)
       guard (-1...255).contains(value) else { return -Errno.invalid }

@@ -102,6 +102,8 @@ struct Description: ~Copyable, Pooled {
   var zeroCopy = ZeroCopyQueue()
   var recorded = RecordedOptions()
   var recordedDatagram = RecordedOptions()
+  /// ICMP6_FILTER, as getsockopt tells it.
+  var icmp6Filter = ICMP6Filter()
   /// IP_MULTICAST_IF, as getsockopt tells it.
   var multicastInterface = IPAddress.anyIPv4
 
@@ -184,6 +186,7 @@ struct Description: ~Copyable, Pooled {
     zeroCopy = ZeroCopyQueue()
     recorded = RecordedOptions()
     recordedDatagram = RecordedOptions()
+    icmp6Filter = ICMP6Filter()
     multicastInterface = .anyIPv4
     hasKernelSide.store(false, ordering: .relaxed)
     kernelReadable.store(false, ordering: .relaxed)

@@ -17,7 +17,7 @@ public func entrySocketCreated(
   defer { anp_leave() }
   let isStream = type & 0xf == SocketType.stream
   let isRaw = type & 0xf == SocketType.raw
-  let isPing = !isStream && !isRaw && ipProtocol == Level.icmp
+  let isPing = !isStream && !isRaw && ipProtocol == (family == Family.inet6 ? Level.icmpv6 : Level.icmp)
   guard
     let description = DescriptionPointer.make(
       family: family, kind: isStream ? .stream : .datagram,

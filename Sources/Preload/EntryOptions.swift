@@ -26,8 +26,9 @@ public func entrySetsockopt(
       return passToKernel
     case .membership: return Membership.set(description, fd, level, name, value, length)
     case .multicastInterface: return Membership.setInterface(description, value, length)
+    case .icmp6Filter: return setFilter(description, fd, value, length)
     case .datagram(let option) where isOfRawSockets(option):
-      guard description.pointee.datagramKind == .raw else { return -Errno.protocolNotAvailable }
+      guard knowsRaw(option, description) else { return -Errno.protocolNotAvailable }
       if !description.pointee.isStoodInFor {
         let placed = Int(anp_kernel_setsockopt(fd, level, name, value, length))
         if placed < 0 { return placed }
@@ -47,7 +48,18 @@ public func entrySetsockopt(
 }
 
 /// What a UDP socket that stands in for a raw one does not know.
-private func isOfRawSockets(_ option: DatagramOption) -> Bool { option == .includesHeader || option == .icmpFilter }
+private func isOfRawSockets(_ option: DatagramOption) -> Bool {
+  switch option {
+  case .includesHeader, .icmpFilter, .includesHeader6, .checksumOffset: true
+  default: false
+  }
+}
+
+/// Whether this is a raw socket of the family whose option that is.
+private func knowsRaw(_ option: DatagramOption, _ description: DescriptionPointer) -> Bool {
+  let isIPv6 = option == .includesHeader6 || option == .checksumOffset
+  return description.pointee.datagramKind == .raw && description.pointee.family == (isIPv6 ? Family.inet6 : Family.inet)
+}
 
 private func set(
   _ description: DescriptionPointer, _ route: OptionRoute, _ level: Int32, _ name: Int32, _ value: UnsafeRawPointer,
@@ -91,6 +103,11 @@ private func set(
     if option == .onlyIPv6, description.pointee.boundToEphemeral { return -Errno.invalid }
     if option == .onlyIPv6, description.pointee.side == .undecided { description.pointee.onlyIPv6 = number != 0 }
     return apply(description, option, Options.isBoolean(option) && number != 0 ? 1 : number)
+  case .datagram(.checksumOffset) where description.pointee.isStoodInFor:
+    // What a raw placeholder has seen to (do_rawv6_setsockopt): ICMPv6's is where it is.
+    if level == Level.ipv6, description.pointee.ipProtocol == Level.icmpv6 { return -Errno.invalid }
+    if number > 0, number & 1 != 0 { return -Errno.invalid }
+    return apply(description, .checksumOffset, number)
   case .datagram(let option):
     return apply(description, option, number)
   default:
@@ -118,6 +135,42 @@ private func apply(_ description: DescriptionPointer, _ option: DatagramOption, 
     try shard.pointee.stack.setOption(description.pointee.handle, option, Int(value), now: now)
     return 0
   }
+}
+
+/// struct icmp6_filter, or the beginning of one (rawv6_seticmpfilter).
+private func setFilter(
+  _ description: DescriptionPointer, _ fd: Int32, _ value: UnsafeRawPointer?, _ length: UInt32
+) -> Int {
+  let refusal = filterRefusal(description)
+  if refusal != 0 { return refusal }
+  if !description.pointee.isStoodInFor {
+    let placed = Int(anp_kernel_setsockopt(fd, Level.icmpv6, 1, value, length))
+    if placed < 0 { return placed }
+  }
+  if length == 0 { return 0 }
+  guard let value, anp_is_nowhere(value) == 0 else { return -Errno.fault }
+  var filter = description.pointee.icmp6Filter
+  let count = min(Int(length), MemoryLayout<ICMP6Filter>.size)
+  withUnsafeMutableBytes(of: &filter) { bytes in
+    bytes.baseAddress.unsafelyUnwrapped.copyMemory(from: value, byteCount: count)
+  }
+  if description.pointee.side == .undecided {
+    description.pointee.icmp6Filter = filter
+    return 0
+  }
+  return withShard(description) { shard, _ throws(SocketError) in
+    description.pointee.icmp6Filter = filter
+    try shard.pointee.stack.setFilter(description.pointee.handle, filter)
+    return 0
+  }
+}
+
+/// Why a socket has no ICMP6_FILTER, a negative errno; 0 where it has one.
+private func filterRefusal(_ description: DescriptionPointer) -> Int {
+  guard description.pointee.datagramKind == .raw, description.pointee.family == Family.inet6 else {
+    return -Errno.protocolNotAvailable
+  }
+  return description.pointee.ipProtocol == Level.icmpv6 ? 0 : -Errno.notSupported
 }
 
 /// struct timeval → nanoseconds; 0 means for ever.
@@ -175,7 +228,7 @@ public func entryGetsockopt(
 private func isAnsweredHere(_ description: DescriptionPointer, _ route: OptionRoute) -> Bool {
   guard description.pointee.isStoodInFor else { return route == .multicastInterface }
   switch route {
-  case .type, .ipProtocol, .multicastInterface: return true
+  case .type, .ipProtocol, .multicastInterface, .icmp6Filter: return true
   case .datagram(let option): return isOfRawSockets(option)
   default: return false
   }
@@ -225,9 +278,9 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ name
     return answer.write(&address, 4)
   case .membership: return -Errno.protocolNotAvailable
   case .datagram(let option):
-    if isOfRawSockets(option), description.pointee.datagramKind != .raw { return -Errno.protocolNotAvailable }
+    if isOfRawSockets(option), !knowsRaw(option, description) { return -Errno.protocolNotAvailable }
     if description.pointee.side == .undecided {
-      return answer.write(description.pointee.recordedDatagram.value(option) ?? 0)
+      return answer.write(description.pointee.recordedDatagram.value(option) ?? standard(option, description))
     }
     var number = 0
     let result = withShard(description) { shard, _ throws(SocketError) in
@@ -235,6 +288,11 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ name
       return 0
     }
     return result != 0 ? result : answer.write(Int32(truncatingIfNeeded: number))
+  case .icmp6Filter:
+    let refusal = filterRefusal(description)
+    if refusal != 0 { return refusal }
+    var filter = description.pointee.icmp6Filter
+    return answer.write(&filter, MemoryLayout<ICMP6Filter>.size)
   case .zeroCopy: return answer.write(description.pointee.zeroCopy.isOn ? 1 : 0)
   case .receiveTimeout: return write(description.pointee.receiveTimeout, answer)
   case .sendTimeout: return write(description.pointee.sendTimeout, answer)
@@ -264,6 +322,15 @@ private func get(_ description: DescriptionPointer, _ route: OptionRoute, _ name
     }
     return result != 0 ? result : answer.write(Int32(truncatingIfNeeded: number))
   case .placeholder, .unsupported: return -Errno.protocolNotAvailable
+  }
+}
+
+/// What a raw socket's option is from the beginning.
+private func standard(_ option: DatagramOption, _ description: DescriptionPointer) -> Int32 {
+  switch option {
+  case .checksumOffset: description.pointee.ipProtocol == Level.icmpv6 ? 2 : -1
+  case .includesHeader, .includesHeader6: description.pointee.ipProtocol == Level.raw ? 1 : 0
+  default: 0
   }
 }
 

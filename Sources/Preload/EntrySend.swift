@@ -318,7 +318,7 @@ private func awaitLoan(_ description: DescriptionPointer) {
   }
 }
 
-/// Unlike connect, sendto takes AF_UNSPEC for AF_INET on an IPv4 socket, and AF_INET on an IPv6 one.
+/// Unlike connect, sendto takes AF_UNSPEC for AF_INET on an IPv4 socket, and AF_INET on an IPv6 one that is UDP's.
 private func parseDestination(
   _ name: UnsafeRawPointer, _ length: UInt32, _ description: DescriptionPointer
 ) -> SockAddr.Parsed {
@@ -326,7 +326,8 @@ private func parseDestination(
   let given = SockAddr.family(name)
   let asIPv4 =
     description.pointee.family == Family.inet
-    ? given == Family.unspecified : given == Family.inet && !description.pointee.onlyIPv6
+    ? given == Family.unspecified
+    : given == Family.inet && !description.pointee.onlyIPv6 && description.pointee.datagramKind == .udp
   if asIPv4 {
     guard Int(length) >= SockAddr.inetSize else { return .failure(-Errno.invalid) }
     return .endpoint(Endpoint(IPAddress(IPv4Address(bits: name.bigEndian32(at: 4))), name.bigEndian16(at: 2)))

@@ -67,6 +67,7 @@ enum Level {
   static var tcp: Int32 { 6 }
   static var udp: Int32 { 17 }
   static var ipv6: Int32 { 41 }
+  static var icmpv6: Int32 { 58 }
   static var raw: Int32 { 255 }
 }
 

@@ -17,6 +17,7 @@ enum OptionRoute: Equatable {
   case datagram(DatagramOption)
   case membership, multicastInterface
   case zeroCopy
+  case icmp6Filter
   /// Not supported: ENOPROTOOPT, as from a kernel without it.
   case unsupported
 }
@@ -28,7 +29,8 @@ enum Options {
     case Level.ip: kind == .datagram ? datagramIP(name) ?? ip(name) : ip(name)
     case Level.ipv6: kind == .datagram ? datagramIPv6(name) ?? ipv6(name) : ipv6(name)
     case Level.udp where kind == .datagram: udp(name)
-    case Level.raw where kind == .datagram: name == 1 ? .datagram(.icmpFilter) : .unsupported
+    case Level.raw where kind == .datagram: raw(name)
+    case Level.icmpv6 where kind == .datagram: name == 1 ? .icmp6Filter : .unsupported
     // The placeholder says what a datagram socket answers to TCP's options.
     case Level.tcp: kind == .stream ? tcp(name) : .placeholder
     default: .unsupported
@@ -56,9 +58,13 @@ enum Options {
 
   private static func datagramIPv6(_ name: Int32) -> OptionRoute? {
     switch name {
+    case 2: .datagram(.oldPacketInfo6)
+    case 7: .datagram(.checksumOffset)
+    case 8: .datagram(.oldHopLimit6)
     case 18: .datagram(.multicastHops)
     case 19: .datagram(.multicastLoop)
     case 29: .datagram(.multicastAll6)
+    case 36: .datagram(.includesHeader6)
     case 49: .datagram(.packetInfo6)
     case 51: .datagram(.hopLimit6)
     case 66: .datagram(.trafficClass6)
@@ -66,6 +72,16 @@ enum Options {
     // IPV6_ADD_MEMBERSHIP, IPV6_DROP_MEMBERSHIP, MCAST_JOIN_GROUP … MCAST_LEAVE_SOURCE_GROUP
     case 20, 21, 42...47: .membership
     default: nil
+    }
+  }
+
+  private static func raw(_ name: Int32) -> OptionRoute {
+    switch name {
+    case 1: .datagram(.icmpFilter)
+    // IPV6_CHECKSUM, IPV6_HDRINCL, which this level knows as well as IPv6's own
+    case 7: .datagram(.checksumOffset)
+    case 36: .datagram(.includesHeader6)
+    default: .unsupported
     }
   }
 

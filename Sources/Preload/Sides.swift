@@ -159,7 +159,14 @@ enum Sides {
       return 0
     }
     if result != 0 { return result }
-    if description.pointee.datagramKind == .raw { Self.silence(fd) }
+    if description.pointee.datagramKind == .raw {
+      Self.silence(fd)
+      let filter = description.pointee.icmp6Filter
+      _ = kernelStyle { () throws(SocketError) -> Int in
+        try shard.pointee.stack.setFilter(handle, filter)
+        return 0
+      }
+    }
     for option in DatagramOption.allCases {
       guard let value = description.pointee.recordedDatagram.value(option) else { continue }
       _ = kernelStyle { () throws(SocketError) -> Int in

@@ -1,5 +1,5 @@
 // Owns: datagrams on their way from IP to sockets: UDP's, echo replies for ping sockets, copies for raw sockets, and ICMP errors for
-// all three. Read first: RFC 768, RFC 1122 §4.1.3; Linux's __udp4_lib_rcv, __udp4_lib_err, ping_rcv, raw_v4_input.
+// all three. Read first: RFC 768, RFC 1122 §4.1.3; Linux's __udp4_lib_rcv, __udp4_lib_err, ping_rcv, raw_v4_input, rawv6_rcv.
 //
 // A super-frame of several datagrams (USO) is queued as it came. receiveDatagram gives a socket without UDP_GRO one segment of it
 // after the other: no copy, no packet for each.
@@ -165,7 +165,8 @@ extension Stack {
 
   // MARK: Raw sockets
 
-  /// Gives each raw socket that listens to the packet's protocol a copy of it, from its IP header on. True where one does.
+  /// Gives each raw socket that listens to the packet's protocol a copy of it: of IPv4 from its IP header on, of IPv6 what is behind
+  /// the headers. True where one does. `packet` starts at the IP header.
   mutating func deliverToRaw(_ packet: PacketBuffer, _ ip: IPPacketInfo) -> Bool {
     var isTaken = false
     let port = UInt16(ip.proto)
@@ -174,7 +175,10 @@ extension Stack {
       socket = rawProtocols.next(after: candidate, port: port, in: datagrams)
       guard takesRaw(candidate, packet, ip) else { continue }
       isTaken = true
-      guard !isFiltered(candidate, packet, ip), let copy = duplicate(packet) else { continue }
+      guard !isFiltered(candidate, packet, ip), isIntact(candidate, packet, ip), let copy = duplicate(packet) else {
+        continue
+      }
+      if !ip.source.isIPv4 { copy.pull(ip.headerLength) }
       enqueue(copy, for: candidate, Endpoint(ip.source, 0), Endpoint(ip.destination, 0), ip)
     }
     return isTaken
@@ -187,10 +191,19 @@ extension Stack {
   }
 
   private func isFiltered(_ socket: DatagramPointer, _ packet: PacketBuffer, _ ip: IPPacketInfo) -> Bool {
-    guard ip.proto == IPProtocol.icmp, socket.pointee.icmpFilter != 0, packet.linearCount > ip.headerLength
+    guard ip.proto == IPProtocol.icmp || ip.proto == IPProtocol.icmpv6, packet.linearCount > ip.headerLength
     else { return false }
     let type = packet.readable[ip.headerLength]
-    return type < 32 && socket.pointee.icmpFilter >> UInt32(type) & 1 != 0
+    if ip.proto == IPProtocol.icmpv6, !ip.source.isIPv4 { return socket.pointee.icmp6Filter.blocks(type) }
+    return ip.proto == IPProtocol.icmp && type < 32 && socket.pointee.icmpFilter >> UInt32(type) & 1 != 0
+  }
+
+  /// IPV6_CHECKSUM: what is damaged the socket never sees.
+  private func isIntact(_ socket: DatagramPointer, _ packet: PacketBuffer, _ ip: IPPacketInfo) -> Bool {
+    guard socket.pointee.checksumOffset >= 0, packet.storage.pointee.checksumState != .verified else { return true }
+    let pseudo = Checksum.pseudoHeader(
+      source: ip.source, destination: ip.destination, proto: ip.proto, length: packet.count - ip.headerLength)
+    return Checksum.fold(packet.checksum(from: ip.headerLength, pseudo)) == 0xffff
   }
 
   // MARK: Errors
@@ -233,13 +246,19 @@ extension Stack {
         !isSizeMatter || socket.pointee.mtuDiscover != 0
       else { break }
       tell(socket, isFatal: isFatal, record, about: quoted.remote, packet, from: transport + UDPHeader.length)
-    case IPProtocol.icmp:
+    case IPProtocol.icmp, IPProtocol.icmpv6:
       guard packet.linearCount >= transport + ICMPv4Header.length,
-        packet.readable[transport] == ICMPv4Header.echoRequest
+        packet.readable[transport]
+          == (proto == IPProtocol.icmp ? ICMPv4Header.echoRequest : ICMPv6.echoRequest)
       else { break }
       let identifier = UnsafeRawPointer(packet.base).bigEndian16(at: transport + 4)
-      guard let socket = pingIdentifiers.next(after: nil, port: identifier, in: datagrams) else { break }
-      tell(socket, isFatal: isFatal, record, about: host, packet, from: transport)
+      var next = pingIdentifiers.next(after: nil, port: identifier, in: datagrams)
+      while let socket = next {
+        next = pingIdentifiers.next(after: socket, port: identifier, in: datagrams)
+        guard socket.pointee.local.address.takes(quoted.local.address, onlyIPv6: true) else { continue }
+        tell(socket, isFatal: isFatal, record, about: host, packet, from: transport)
+        break
+      }
     default: break
     }
     guard rawProtocols.count > 0 else { return }

@@ -1,11 +1,11 @@
-// Owns: sending datagrams: UDP's, alone, put together from several calls, or many at once (UDP_SEGMENT); echo requests of ping
-// sockets; raw ones. Read first: RFC 768, RFC 1122 §4.1; Linux's udp_sendmsg, ip_append_data, ping_v4_sendmsg, raw_sendmsg for what
-// is refused and in which order; Documentation/networking/segmentation-offloads.rst on USO.
+// Owns: sending datagrams: UDP's, alone, put together from several calls, or many at once (UDP_SEGMENT); what all kinds of them share
+// on their way to IP. Echo requests and raw packets: Stack+RawSend.swift. Read first: RFC 768, RFC 1122 §4.1; Linux's udp_sendmsg,
+// ip_append_data for what is refused and in which order; Documentation/networking/segmentation-offloads.rst on USO.
 
 import Wire
 
 /// Where a datagram goes and how: what the call, the socket and the route say, put together.
-private struct DatagramPath {
+struct DatagramPath {
   var source: IPAddress
   var remote: Endpoint
   var nextHop: IPAddress
@@ -57,7 +57,7 @@ extension Stack {
     try sendDatagram(socket, bytes, DatagramMessage(to: destination), now: now)
   }
 
-  private mutating func path(
+  mutating func path(
     _ state: DatagramPointer, _ message: DatagramMessage
   ) throws(SocketError) -> DatagramPath {
     guard let remote = message.destination ?? state.pointee.remote else { throw .destinationAddressRequired }
@@ -89,7 +89,7 @@ extension Stack {
   }
 
   /// EMSGSIZE, which the error queue hears of too (ip_local_error).
-  private mutating func tooLarge(_ state: DatagramPointer, _ path: DatagramPath, mtu: Int) -> SocketError {
+  mutating func tooLarge(_ state: DatagramPointer, _ path: DatagramPath, mtu: Int) -> SocketError {
     if state.pointee.receiveErrors {
       let env = environment
       state.pointee.appendError(
@@ -121,7 +121,7 @@ extension Stack {
     finishUDP(packet, state, path, isLarge: isLarge)
   }
 
-  private mutating func holdPort(_ state: DatagramPointer) throws(SocketError) {
+  mutating func holdPort(_ state: DatagramPointer) throws(SocketError) {
     try holdAnyPort(SocketHandle(.datagram, datagrams.handle(at: state.pointee.index)), now: environment.pointee.now)
   }
 
@@ -190,7 +190,7 @@ extension Stack {
   }
 
   /// The payload in a packet of its own, with headroom for the headers.
-  private func datagramPacket(_ bytes: UnsafeRawBufferPointer) -> PacketBuffer? {
+  func datagramPacket(_ bytes: UnsafeRawBufferPointer) -> PacketBuffer? {
     let env = environment
     guard let packet = env.pointee.pool.allocateForTransmit() else { return nil }
     guard bytes.count > 0, let from = bytes.baseAddress else { return packet }
@@ -225,7 +225,7 @@ extension Stack {
   package func lentFrames(_ socket: SocketHandle) -> Int { datagrams.pointer(socket.slot)?.pointee.lentFrames ?? 0 }
 
   /// `packet` starts at the transport header.
-  private mutating func output(
+  mutating func output(
     _ packet: PacketBuffer, _ proto: UInt8, _ state: DatagramPointer, _ path: DatagramPath, isLarge: Bool
   ) {
     let env = environment
@@ -332,91 +332,5 @@ extension Stack {
     state.pointee.pending = nil
     pending.pointee.memory.deallocate()
     pending.deallocate()
-  }
-
-  // MARK: Ping sockets
-
-  private mutating func sendEcho(
-    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
-  ) throws(SocketError) {
-    guard bytes.count <= 65535 else { throw .messageTooLong }
-    guard bytes.count >= ICMPv4Header.length, bytes[0] == ICMPv4Header.echoRequest, bytes[1] == 0 else {
-      throw .invalidArgument
-    }
-    let path = try path(state, message)
-    if !state.pointee.isInPortTable { try holdPort(state) }
-    let total = bytes.count + IPv4Header.minimumLength
-    guard total <= 65535 else { throw tooLarge(state, path, mtu: path.mtu) }
-    let isLarge = total > path.mtu
-    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
-      throw tooLarge(state, path, mtu: path.mtu)
-    }
-    // The header in a place of its own, as the identifier is ours to choose.
-    let env = environment
-    guard
-      let packet = datagramPacket(UnsafeRawBufferPointer(rebasing: bytes[ICMPv4Header.length...]))
-    else { throw .noBufferSpace }
-    let base = packet.push(ICMPv4Header.length)
-    let sequence = UInt32(bytes[6]) << 8 | UInt32(bytes[7])
-    ICMPv4Header(
-      type: ICMPv4Header.echoRequest, code: 0, rest: UInt32(state.pointee.local.port) << 16 | sequence
-    ).write(to: base)
-    base.storeBigEndian16(~Checksum.fold(packet.checksum(from: 0)), at: 2)
-    env.pointee.statistics.count(.icmpOutMsgs)
-    traceICMP(.icmpOut, ICMPv4Header.echoRequest, 0, local: path.source, remote: path.remote.address)
-    output(packet, IPProtocol.icmp, state, path, isLarge: isLarge)
-  }
-
-  // MARK: Raw sockets
-
-  private mutating func sendRaw(
-    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
-  ) throws(SocketError) {
-    guard bytes.count <= 65535 else { throw .messageTooLong }
-    let path = try path(state, message)
-    if state.pointee.includesHeader { return try sendWithHeader(state, bytes, path) }
-    let total = bytes.count + IPv4Header.minimumLength
-    guard total <= 65535 else { throw tooLarge(state, path, mtu: path.mtu) }
-    let isLarge = total > path.mtu
-    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
-      throw tooLarge(state, path, mtu: path.mtu)
-    }
-    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
-    let proto = UInt8(truncatingIfNeeded: state.pointee.local.port)
-    if proto == IPProtocol.icmp { environment.pointee.statistics.count(.icmpOutMsgs) }
-    output(packet, proto, state, path, isLarge: isLarge)
-  }
-
-  /// IP_HDRINCL: the program's own header; source, identification, length and checksum are filled in (raw(7)).
-  private mutating func sendWithHeader(
-    _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ path: DatagramPath
-  ) throws(SocketError) {
-    let env = environment
-    guard bytes.count <= path.mtu else { throw tooLarge(state, path, mtu: path.mtu) }
-    guard bytes.count >= IPv4Header.minimumLength else { throw .invalidArgument }
-    let headerLength = Int(bytes[0] & 0xf) * 4
-    guard headerLength >= IPv4Header.minimumLength, headerLength <= bytes.count else { throw .invalidArgument }
-    guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
-    if packet.linearCount == 0 {
-      // A large one begins in a fragment: its header must be where headers are.
-      _ = packet.copy(
-        from: 0, to: UnsafeMutableRawBufferPointer(start: packet.push(headerLength), count: headerLength))
-      packet.storage.pointee.fragments[0].base = packet.storage.pointee.fragments[0].base.map { $0 + headerLength }
-      packet.storage.pointee.fragments[0].length -= headerLength
-    }
-    let base = packet.base
-    base.storeBigEndian16(UInt16(bytes.count), at: 2)
-    if UnsafeRawPointer(base).bigEndian32(at: 12) == 0 { base.storeBigEndian32(path.source.v4.bits, at: 12) }
-    if UnsafeRawPointer(base).bigEndian16(at: 4) == 0 {
-      nextIdentification &+= 1
-      base.storeBigEndian16(nextIdentification, at: 4)
-    }
-    base.storeBigEndian16(0, at: 10)
-    base.storeBigEndian16(
-      ~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer(start: base, count: headerLength))), at: 10)
-    env.pointee.statistics.count(.ipOutRequests)
-    if path.kind == .local { return loopBack(packet) }
-    packet.storage.pointee.checksumStart = UInt16(headerLength)
-    transmitIP(packet, nextHop: path.nextHop)
   }
 }

@@ -21,7 +21,10 @@ extension Stack {
     let socket = datagrams.pointer(at: handle.index)
     // INET_PROTOSW_REUSE
     socket.pointee.reuseAddress = kind != .udp
+    socket.pointee.onlyIPv6 = isIPv6 && kind != .udp
     if kind == .raw {
+      // rawv6_init_sk
+      if isIPv6, proto == IPProtocol.icmpv6 { socket.pointee.checksumOffset = 2 }
       socket.pointee.local.port = UInt16(proto)
       socket.pointee.includesHeader = proto == IPProtocol.raw
       rawProtocols.hold(socket)
@@ -72,6 +75,7 @@ extension Stack {
     let isRaw = state.pointee.kind == .raw
     // UDP may be bound to broadcast and multicast addresses, to receive only those.
     let wanted = local.address
+    if state.pointee.isIPv6, wanted.isIPv4, state.pointee.kind != .udp { throw .addressNotAvailable }
     let group =
       state.pointee.kind != .ping && (wanted.isMulticast || routes.isBroadcast(wanted))
       && (wanted.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6)
@@ -244,7 +248,7 @@ extension Stack {
     case .freeBind: state.pointee.freeBind = on
     case .onlyIPv6:
       guard state.pointee.isIPv6, !state.pointee.isInPortTable else { throw .invalidArgument }
-      state.pointee.onlyIPv6 = on
+      state.pointee.onlyIPv6 = on || state.pointee.kind != .udp
     case .trafficClass:
       guard (-1...255).contains(value) else { throw .invalidArgument }
       state.pointee.trafficClass = UInt8(max(value, 0))
@@ -283,7 +287,7 @@ extension Stack {
     case .receiveTTL: return state.pointee.controls.contains(.timeToLive) ? 1 : 0
     case .receiveTOS: return state.pointee.controls.contains(.typeOfService) ? 1 : 0
     case .freeBind: return state.pointee.freeBind ? 1 : 0
-    case .onlyIPv6: return state.pointee.onlyIPv6 ? 1 : 0
+    case .onlyIPv6: return state.pointee.onlyIPv6 && state.pointee.kind == .udp ? 1 : 0
     case .trafficClass: return Int(state.pointee.trafficClass)
     case .unicastHops:
       return state.pointee.hopLimit > 0 ? state.pointee.hopLimit : Int(environment.pointee.settings.ipDefaultTTL)
@@ -310,9 +314,13 @@ extension Stack {
     case .multicastAll:
       guard (0...1).contains(value) else { throw .invalidArgument }
       state.pointee.multicastAll = on
-    case .includesHeader:
+    case .includesHeader, .includesHeader6:
       guard state.pointee.kind == .raw else { throw .protocolNotAvailable }
       state.pointee.includesHeader = on
+    case .checksumOffset:
+      guard state.pointee.kind == .raw else { throw .protocolNotAvailable }
+      guard value <= 0 || value & 1 == 0 else { throw .invalidArgument }
+      state.pointee.checksumOffset = max(value, -1)
     case .icmpFilter: state.pointee.icmpFilter = UInt32(truncatingIfNeeded: value)
     case .isCorked:
       state.pointee.isCorked = on
@@ -325,6 +333,8 @@ extension Stack {
     case .hopLimit6: state.pointee.want(.hopLimit6, on)
     case .trafficClass6: state.pointee.want(.trafficClass6, on)
     case .originalDestination6: state.pointee.want(.originalDestination6, on)
+    case .oldPacketInfo6: state.pointee.want(.oldPacketInfo6, on)
+    case .oldHopLimit6: state.pointee.want(.oldHopLimit6, on)
     case .multicastHops:
       guard (-1...255).contains(value) else { throw .invalidArgument }
       state.pointee.multicastHops = value < 0 ? 1 : value
@@ -332,6 +342,10 @@ extension Stack {
       guard (0...1).contains(value) else { throw .invalidArgument }
       state.pointee.multicastAll = on
     }
+  }
+
+  package mutating func setFilter(_ socket: SocketHandle, _ filter: ICMP6Filter) throws(SocketError) {
+    try datagram(socket).pointee.icmp6Filter = filter
   }
 
   package func option(_ socket: SocketHandle, _ option: DatagramOption) throws(SocketError) -> Int {
@@ -343,7 +357,8 @@ extension Stack {
     case .multicastTimeToLive: return state.pointee.multicastTimeToLive
     case .multicastLoop: return state.pointee.multicastLoop ? 1 : 0
     case .multicastAll: return state.pointee.multicastAll ? 1 : 0
-    case .includesHeader: return state.pointee.includesHeader ? 1 : 0
+    case .includesHeader, .includesHeader6: return state.pointee.includesHeader ? 1 : 0
+    case .checksumOffset: return state.pointee.checksumOffset
     case .icmpFilter: return Int(state.pointee.icmpFilter)
     case .isCorked: return state.pointee.isCorked ? 1 : 0
     case .segmentSize: return state.pointee.segmentSize
@@ -352,6 +367,8 @@ extension Stack {
     case .hopLimit6: return state.pointee.controls.contains(.hopLimit6) ? 1 : 0
     case .trafficClass6: return state.pointee.controls.contains(.trafficClass6) ? 1 : 0
     case .originalDestination6: return state.pointee.controls.contains(.originalDestination6) ? 1 : 0
+    case .oldPacketInfo6: return state.pointee.controls.contains(.oldPacketInfo6) ? 1 : 0
+    case .oldHopLimit6: return state.pointee.controls.contains(.oldHopLimit6) ? 1 : 0
     case .multicastHops: return state.pointee.multicastHops
     case .multicastAll6: return state.pointee.multicastAll ? 1 : 0
     }

@@ -140,6 +140,8 @@ extension Stack {
   private mutating func deliverIPv6(_ packet: PacketBuffer, _ ip: IPPacketInfo, pointer: Int, overheard: Bool) {
     let env = environment
     if !overheard { env.pointee.statistics.count(.ip6InDelivers) }
+    // Overheard or not: raw sockets are in the first stack alone.
+    let isTaken = rawProtocols.count > 0 && deliverToRaw(packet, ip)
     switch ip.proto {
     case IPProtocol.icmpv6:
       receiveICMPv6(packet, ip, overheard: overheard)
@@ -152,6 +154,7 @@ extension Stack {
     case IPProtocol.udp:
       receiveUDP(packet, ip)
     default:
+      if isTaken { return env.pointee.pool.release(packet) }
       reportErrorIPv6(
         ICMPv6.parameterProblem, 1, rest: UInt32(pointer), about: packet, wasLinkBroadcast: ip.wasLinkBroadcast)
       env.pointee.drop(packet, .ipUnknownProtocol, .ip)
@@ -178,10 +181,13 @@ extension Stack {
       return env.pointee.drop(packet, .icmpChecksum, .icmp)
     }
     let error = ICMPError(v6: packet.readable)
-    if steering.isShared, let error, owner(of: error) != steering.index {
+    // Echo replies are for datagram sockets, which are in the first stack.
+    var owner = steering.index
+    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPv6.echoReply { owner = 0 }
+    if steering.isShared, owner != steering.index {
       env.pointee.statistics.count(.icmp6InMsgs, -1)
       packet.push(ip.headerLength)
-      return handOver(packet, to: owner(of: error), isDelivered: true)
+      return handOver(packet, to: owner, isDelivered: true)
     }
     if !overheard { traceICMP(.icmp6In, icmp.type, icmp.code, local: ip.destination, remote: ip.source) }
     switch icmp.type {
@@ -201,6 +207,8 @@ extension Stack {
         return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
       }
       return receiveMLD(packet)
+    case ICMPv6.echoReply:
+      if receiveEchoReply(packet, ip) { return }
     default:
       break
     }

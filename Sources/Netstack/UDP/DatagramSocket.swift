@@ -12,7 +12,7 @@ import Wire
 package struct DatagramSocketState: ~Copyable {
   let index: UInt32
   let kind: DatagramKind
-  /// AF_INET6, which speaks to IPv4 too unless `onlyIPv6`.
+  /// AF_INET6, which speaks to IPv4 too unless `onlyIPv6`, which ping and raw sockets always are.
   let isIPv6: Bool
   var onlyIPv6 = false
   var cookie: UInt32
@@ -74,10 +74,14 @@ package struct DatagramSocketState: ~Copyable {
   var membershipCount = 0
 
   // Raw sockets
-  /// IP_HDRINCL
+  /// IP_HDRINCL, IPV6_HDRINCL
   var includesHeader = false
   /// ICMP_FILTER: bit n set = type n is not for us.
   var icmpFilter: UInt32 = 0
+  /// ICMP6_FILTER
+  var icmp6Filter = ICMP6Filter()
+  /// IPV6_CHECKSUM: where in a packet we make and check a checksum; below 0 = nowhere.
+  var checksumOffset = -1
 
   var portNext: UInt32 = 0
   var isInPortTable = false

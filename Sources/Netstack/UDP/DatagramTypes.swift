@@ -14,11 +14,22 @@ package enum DatagramOption: UInt8, CaseIterable, Sendable {
   case originalDestination, multicastTimeToLive, multicastLoop, multicastAll, includesHeader
   // IPPROTO_UDP: UDP_CORK, UDP_SEGMENT, UDP_GRO
   case isCorked, segmentSize, receivesSegments
-  // SOL_RAW: ICMP_FILTER
-  case icmpFilter
+  // SOL_RAW: ICMP_FILTER; IPV6_CHECKSUM, IPV6_HDRINCL
+  case icmpFilter, checksumOffset, includesHeader6
   // IPPROTO_IPV6: IPV6_RECVPKTINFO, IPV6_RECVHOPLIMIT, IPV6_RECVTCLASS, IPV6_RECVORIGDSTADDR, IPV6_MULTICAST_HOPS,
   // IPV6_MULTICAST_ALL
   case packetInfo6, hopLimit6, trafficClass6, originalDestination6, multicastHops, multicastAll6
+  // IPV6_2292PKTINFO, IPV6_2292HOPLIMIT
+  case oldPacketInfo6, oldHopLimit6
+}
+
+/// ICMP6_FILTER (RFC 3542 §3.2): which of the 256 types a raw socket does not want.
+package struct ICMP6Filter: Sendable {
+  /// struct icmp6_filter: bit t % 32 of word t / 32 set = type t is not for us.
+  package var words = InlineArray<8, UInt32>(repeating: 0)
+  package init() {}
+
+  package func blocks(_ type: UInt8) -> Bool { words[Int(type >> 5)] >> UInt32(type & 31) & 1 != 0 }
 }
 
 /// What a socket wants to be told of each datagram.
@@ -35,6 +46,9 @@ package struct DatagramControls: OptionSet, Sendable {
   package static var hopLimit6: DatagramControls { DatagramControls(rawValue: 128) }
   package static var trafficClass6: DatagramControls { DatagramControls(rawValue: 256) }
   package static var originalDestination6: DatagramControls { DatagramControls(rawValue: 512) }
+  /// As RFC 2292 had them.
+  package static var oldPacketInfo6: DatagramControls { DatagramControls(rawValue: 1024) }
+  package static var oldHopLimit6: DatagramControls { DatagramControls(rawValue: 2048) }
   /// UDP_GRO: and takes super-frames whole.
   package static var segmentSize: DatagramControls { DatagramControls(rawValue: 32) }
 }
