@@ -68,6 +68,15 @@ extension HostRuntime {
     return true
   }
 
+  /// Whether a stack that began on this device now would have a gateway for IPv6.
+  package static func hasLikelyGateway6(_ link: LinkConfiguration) -> Bool {
+    if configuration.gateway6 != nil { return true }
+    let asking = anp_interface_socket()
+    defer { if asking >= 0 { anp_close(asking) } }
+    let index = anp_interface_index(asking, link.device)
+    return index > 0 && DeviceHostAddresses(interface: UInt32(index)).neighbor(in: link.addresses6) != nil
+  }
+
   /// The device that start() would take now: the first that is free.
   private static func likelyLink(_ configuration: HostConfiguration, _ asking: Int32) -> Int {
     guard configuration.linkCount > 1 else { return 0 }

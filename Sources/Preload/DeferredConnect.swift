@@ -12,8 +12,9 @@ import Wire
 enum DeferredConnect {
   /// Notes the peer; false where connect must be done now.
   static func note(_ description: DescriptionPointer, _ peer: Endpoint) -> Bool {
-    guard description.pointee.datagramKind == .udp, description.pointee.family == Family.inet, HostRuntime.shard == nil,
-      !description.pointee.hasKernelSide.load(ordering: .relaxed), source(toward: peer.address) != nil
+    guard description.pointee.datagramKind == .udp, (description.pointee.family == Family.inet) == peer.address.isIPv4,
+      HostRuntime.shard == nil, !description.pointee.hasKernelSide.load(ordering: .relaxed),
+      source(toward: peer.address) != nil
     else { return false }
     description.pointee.deferredPeer = peer
     return true
@@ -22,12 +23,20 @@ enum DeferredConnect {
   /// What a stack would send from, where the settings alone say so.
   private static func source(toward peer: IPAddress) -> IPAddress? {
     let configuration = HostRuntime.configuration
-    guard configuration.error == nil, configuration.linkCount == 1, !configuration.link(0).usesDHCP,
-      !peer.isMulticast
+    guard configuration.error == nil, configuration.linkCount == 1, configuration.routes.count == 0, !peer.isMulticast
     else { return nil }
-    let addresses = configuration.link(0).addresses
-    guard addresses.count == 1, configuration.routes.count == 0 else { return nil }
-    return addresses[0].address
+    let link = configuration.link(0)
+    guard peer.isIPv4 else { return source6(toward: peer, link) }
+    guard !link.usesDHCP, link.addresses.count == 1 else { return nil }
+    return link.addresses[0].address
+  }
+
+  private static func source6(toward peer: IPAddress, _ link: LinkConfiguration) -> IPAddress? {
+    // A router may tell of more addresses where it is listened to; a link-local peer has a scope to be checked.
+    guard !link.isIPv6Off, !link.autoconfiguresIPv6, link.addresses6.count == 1, !peer.isLinkLocal,
+      link.addresses6.reaches(peer) || HostRuntime.hasLikelyGateway6(link)
+    else { return nil }
+    return link.addresses6[0].address
   }
 
   /// The socket has become the stack's. 0 or a negative errno.
@@ -46,11 +55,12 @@ enum DeferredConnect {
     if isPeer { return peer }
     if !description.pointee.boundToEphemeral {
       // A port that will be the stack's too.
-      var any = (UInt16(Family.inet), UInt16(0), UInt32(0), UInt64(0))
-      if withUnsafeBytes(of: &any, { anp_kernel_bind(fd, $0.baseAddress, 16) }) == 0 {
+      var any = (UInt64(UInt16(description.pointee.family)), UInt64(0), UInt64(0), UInt32(0))
+      let size = description.pointee.family == Family.inet6 ? SockAddr.inet6Size : SockAddr.inetSize
+      if withUnsafeBytes(of: &any, { anp_kernel_bind(fd, $0.baseAddress, UInt32(size)) }) == 0 {
         description.pointee.boundToEphemeral = true
       }
     }
-    return Endpoint(source(toward: peer.address) ?? .anyIPv4, Sides.placeholderPort(fd))
+    return Endpoint(source(toward: peer.address) ?? description.pointee.wildcard, Sides.placeholderPort(fd))
   }
 }

@@ -245,7 +245,9 @@ extension Stack {
           source: quoted.remote, destination: quoted.local, key: environment.pointee.secret, in: datagrams),
         !isSizeMatter || socket.pointee.mtuDiscover != 0
       else { break }
-      tell(socket, isFatal: isFatal, record, about: quoted.remote, packet, from: transport + UDPHeader.length)
+      tell(
+        socket, isFatal: isFatal, record, about: quoted.remote, at: quoted.local.address, packet,
+        from: transport + UDPHeader.length)
     case IPProtocol.icmp, IPProtocol.icmpv6:
       guard packet.linearCount >= transport + ICMPv4Header.length,
         packet.readable[transport]
@@ -256,7 +258,7 @@ extension Stack {
       while let socket = next {
         next = pingIdentifiers.next(after: socket, port: identifier, in: datagrams)
         guard socket.pointee.local.address.takes(quoted.local.address, onlyIPv6: true) else { continue }
-        tell(socket, isFatal: isFatal, record, about: host, packet, from: transport)
+        tell(socket, isFatal: isFatal, record, about: host, at: quoted.local.address, packet, from: transport)
         break
       }
     default: break
@@ -268,19 +270,19 @@ extension Stack {
       guard socket.pointee.local.address.takes(quoted.local.address, onlyIPv6: true) else { continue }
       if let remote = socket.pointee.remote, remote.address != quoted.remote.address { continue }
       let begin = socket.pointee.includesHeader ? header : transport
-      tell(socket, isFatal: isFatal, record, about: host, packet, from: begin)
+      tell(socket, isFatal: isFatal, record, about: host, at: quoted.local.address, packet, from: begin)
     }
   }
 
   /// Only who asks (IP_RECVERR) or is connected hears of errors; without having asked, of hard ones only (udp(7)).
   mutating func tell(
-    _ socket: DatagramPointer, isFatal: Bool, _ record: ErrorRecord, about remote: Endpoint, _ message: PacketBuffer?,
-    from offset: Int
+    _ socket: DatagramPointer, isFatal: Bool, _ record: ErrorRecord, about remote: Endpoint, at ours: IPAddress,
+    _ message: PacketBuffer?, from offset: Int
   ) {
     let env = environment
     if socket.pointee.receiveErrors {
       socket.pointee.appendError(
-        record, about: remote, message, from: offset, time: env.pointee.now, pool: &env.pointee.pool)
+        record, about: remote, at: ours, message, from: offset, time: env.pointee.now, pool: &env.pointee.pool)
     } else if !isFatal || socket.pointee.remote == nil {
       return
     }

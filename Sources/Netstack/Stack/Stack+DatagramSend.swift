@@ -13,6 +13,8 @@ struct DatagramPath {
   var kind: RouteDecision.Kind
   var timeToLive: Int
   var typeOfService: UInt8
+  /// What Linux's IPv6 flow key has for the destination's port: of ICMPv6 its type and code.
+  var flowPort: UInt16 = 0
   /// Of the IP header, bytes.
   var headerLength: Int { remote.address.isIPv4 ? IPv4Header.minimumLength : IPv6Header.length }
   /// The most that fits behind it: IPv6's length field does not count the header.
@@ -85,16 +87,18 @@ extension Stack {
     if message.typeOfService >= 0 { typeOfService = UInt8(truncatingIfNeeded: message.typeOfService) }
     return DatagramPath(
       source: source, remote: remote, nextHop: route.nextHop, mtu: route.mtu, kind: route.kind, timeToLive: timeToLive,
-      typeOfService: typeOfService)
+      typeOfService: typeOfService, flowPort: state.pointee.kind == .udp ? remote.port : 0)
   }
 
   /// EMSGSIZE, which the error queue hears of too (ip_local_error).
   mutating func tooLarge(_ state: DatagramPointer, _ path: DatagramPath, mtu: Int) -> SocketError {
     if state.pointee.receiveErrors {
       let env = environment
+      let port = path.remote.address.isIPv4 ? state.pointee.remote?.port ?? 0 : path.flowPort
       state.pointee.appendError(
         ErrorRecord(.messageTooLong, .local, information: UInt32(mtu)),
-        about: Endpoint(path.remote.address, state.pointee.remote?.port ?? 0), nil, from: 0, time: env.pointee.now,
+        about: Endpoint(path.remote.address, port), at: state.pointee.local.address, nil, from: 0,
+        time: env.pointee.now,
         pool: &env.pointee.pool)
       noteChanged(state, .error)
     }

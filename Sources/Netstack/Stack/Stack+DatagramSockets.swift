@@ -75,7 +75,7 @@ extension Stack {
     let isRaw = state.pointee.kind == .raw
     // UDP may be bound to broadcast and multicast addresses, to receive only those.
     let wanted = local.address
-    if state.pointee.isIPv6, wanted.isIPv4, state.pointee.kind != .udp { throw .addressNotAvailable }
+    if isRaw, state.pointee.isIPv6, wanted.isIPv4 { throw .addressNotAvailable }
     let group =
       state.pointee.kind != .ping && (wanted.isMulticast || routes.isBroadcast(wanted))
       && (wanted.isIPv4 ? !state.pointee.onlyIPv6 : state.pointee.isIPv6)

@@ -18,7 +18,8 @@ extension Stack {
     guard bytes.count >= ICMPv4Header.length, bytes[0] == type, bytes[1] == 0 else { throw .invalidArgument }
     // IPv4 in IPv6's clothes
     if state.pointee.isIPv6, let given = message.destination, given.address.isIPv4 { throw .invalidArgument }
-    let path = try path(state, message)
+    var path = try path(state, message)
+    path.flowPort = UInt16(type) << 8
     if !state.pointee.isInPortTable { try holdPort(state) }
     let isLarge = try isCut(bytes.count, state, path)
     // The header in a place of its own, as the identifier is ours to choose.
@@ -72,7 +73,8 @@ extension Stack {
       // An IPv6 destination may name the protocol in the place of a port.
       guard given.port == UInt16(proto) || proto == IPProtocol.raw, given.port <= 255 else { throw .invalidArgument }
     }
-    let path = try path(state, message)
+    var path = try path(state, message)
+    if proto == IPProtocol.icmpv6, bytes.count >= 2 { path.flowPort = UInt16(bytes[0]) << 8 | UInt16(bytes[1]) }
     if state.pointee.includesHeader {
       return state.pointee.isIPv6
         ? try sendWithHeaderIPv6(state, bytes, path) : try sendWithHeader(state, bytes, path)

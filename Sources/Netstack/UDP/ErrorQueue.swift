@@ -42,9 +42,10 @@ extension DatagramSocketState {
   /// Room for the record in front of the payload, bytes.
   private static var recordSpace: Int { 64 }
 
-  /// An error with `packet`'s bytes from `offset` on; without effect where the socket's memory is used up.
+  /// An error with `packet`'s bytes from `offset` on; without effect where the socket's memory is used up. `ours`: the address that
+  /// was told of it.
   mutating func appendError(
-    _ record: ErrorRecord, about destination: Endpoint, _ packet: PacketBuffer?, from offset: Int,
+    _ record: ErrorRecord, about destination: Endpoint, at ours: IPAddress, _ packet: PacketBuffer?, from offset: Int,
     time: Instant, pool: inout BufferPool
   ) {
     guard queuedMemory + BufferPool.smallSize <= receiveBuffer, let note = pool.allocate() else { return }
@@ -57,7 +58,7 @@ extension DatagramSocketState {
       note.storage.pointee.typeOfService = packet.storage.pointee.typeOfService
     }
     note.storage.pointee.source = destination
-    note.storage.pointee.destination = local
+    note.storage.pointee.destination = Endpoint(ours, local.port)
     note.storage.pointee.time = time
     note.storage.pointee.charge = UInt32(BufferPool.smallSize)
     queuedMemory += BufferPool.smallSize

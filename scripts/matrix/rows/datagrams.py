@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 
-from network import HOST, PEER
+from network import HOST, HOST6, PEER, PEER6
 from row import row
 
 from .common import PYTHON, SMALL, script
@@ -175,6 +175,25 @@ def ping(t):
     t.expect(IcmpOutMsgs=12)
 
 
+@row("ping.program-6", roles="client", needs=["ping"])
+def ping_6(t):
+    """ping -6 under the stack: small, large, cut up, link-local, with what a router says, to ourselves and to nobody"""
+    tool = copy_of(t, "ping")
+    for words in (
+        ["-c", "3", "-i", "0.2", PEER6],
+        ["-c", "2", "-i", "0.2", "-s", "1452", "-M", "do", PEER6],
+        ["-c", "1", "-s", "1453", "-M", "do", PEER6],
+        ["-c", "2", "-i", "0.2", "-s", "20000", PEER6],
+        ["-c", "2", "-i", "0.2", "-t", "9", "-Q", "32", PEER6],
+        ["-c", "1", "-W", "1", "2001:db8:7::1"],
+        ["-c", "1", HOST6],
+        ["-c", "1", "-W", "1", "2001:db8::99"],
+        ["-c", "3", "-q", "-f", PEER6],
+    ):
+        shown(t, t.run_program([tool, "-6", "-n", "-W", "2", *words]))
+    t.expect(Icmp6OutMsgs=12)
+
+
 @row("traceroute.program", roles="client", needs=["traceroute"])
 def traceroute(t):
     """traceroute under the stack: UDP, ICMP, TCP"""
@@ -185,18 +204,39 @@ def traceroute(t):
     t.expect(IcmpInDestUnreachs=4)
 
 
-@row("mtr", roles="client", needs=["mtr"])
-def mtr(t):
-    """mtr --report: ICMP, UDP and TCP"""
+@row("traceroute.program-6", roles="client", needs=["traceroute"])
+def traceroute_6(t):
+    """traceroute -6 under the stack: UDP, ICMP, TCP"""
+    tool = copy_of(t, "traceroute")
+    for words in ([PEER6], ["-I", PEER6], ["-T", "-p", "7999", PEER6], ["-I", "2001:db8:7::1"], ["-U", "-p", "7999", PEER6]):
+        program = shown(t, t.run_program([tool, "-6", "-n", "-N", "1", "-q", "2", "-w", "2", "-m", "3", *words]))
+        t.succeeded(program)
+    t.expect(Icmp6OutMsgs=4)
+
+
+def mtr_report(t, *target):
     helper = copy_of(t, "mtr-packet")
     for words in ([], ["-u"], ["-T", "-P", "7999"]):
-        program = t.run_program(["mtr", "-n", "-r", "-c", "2", "-i", "0.2", "-m", "4", *words, PEER], MTR_PACKET=helper)
+        program = t.run_program(["mtr", "-n", "-r", "-c", "2", "-i", "0.2", "-m", "4", *words, *target], MTR_PACKET=helper)
         t.succeeded(program)
         t.observe_exit(program)
         hosts = [line.split()[1:4] for line in program.out.splitlines() if "|--" in line]
         t.observe("hops", hosts)
-        t.check(hosts and hosts[0][0] == PEER and hosts[0][1] == "0.0%", f"mtr saw {hosts}")
+        t.check(hosts and hosts[0][0] == target[-1] and hosts[0][1] == "0.0%", f"mtr saw {hosts}")
+
+
+@row("mtr", roles="client", needs=["mtr"])
+def mtr(t):
+    """mtr --report: ICMP, UDP and TCP"""
+    mtr_report(t, PEER)
     t.expect(IcmpInMsgs=2)
+
+
+@row("mtr.program-6", roles="client", needs=["mtr"])
+def mtr_6(t):
+    """mtr -6 --report: ICMP, UDP and TCP"""
+    mtr_report(t, "-6", PEER6)
+    t.expect(Icmp6InMsgs=2)
 
 
 @row("nping", roles="client", needs=["nping"])
