@@ -642,3 +642,109 @@ struct ICMPv6ErrorTests {
     #expect(bench.leaks() == (0, 0))
   }
 }
+
+@Suite("Ping and raw sockets of IPv6")
+struct RawIPv6Tests {
+  private typealias Bench = IPv6Bench
+
+  private func open(_ bench: IPv6Bench, _ kind: DatagramKind, _ proto: UInt8) throws -> SocketHandle {
+    try bench.stack.openDatagram(kind, proto: proto, isIPv6: true, cookie: 1, now: bench.now)
+  }
+
+  private func reply(_ bench: IPv6Bench, _ rest: UInt32, _ change: (inout [UInt8]) -> Void = { _ in }) {
+    var message = Bench.icmp(ICMPv6.echoReply, rest: rest, [9, 9])
+    change(&message)
+    bench.receive(bench.frame(Bench.ipv6(IPProtocol.icmpv6, message)))
+  }
+
+  @Test(
+    "RFC 4443 §4.1: the identifier is the socket's, the checksum the stack's; replies come by it, to IPv6's socket alone"
+  )
+  func echoes() throws {
+    let bench = IPv6Bench()
+    bench.introducePeer()
+    let ping = try open(bench, .ping, IPProtocol.icmpv6)
+    try bench.send(ping, [128, 0, 0xff, 0xff, 0x12, 0x34, 0, 7, 9, 9], to: Endpoint(Bench.peer, 0))
+    let sent = try #require(bench.sent().last)
+    let identifier = UInt32(bench.stack.localEndpoint(ping).port)
+    #expect(identifier != 0 && sent.icmp! == (128, 0) && sent.rest == identifier << 16 | 7)
+    let other = try bench.stack.openDatagram(.ping, proto: IPProtocol.icmp, isIPv6: false, cookie: 2, now: bench.now)
+    try bench.stack.bind(other, to: Endpoint(.anyIPv4, UInt16(identifier)), now: bench.now)
+    reply(bench, identifier << 16 | 7)
+    let got = try bench.receiveDatagram(ping)
+    #expect(got.bytes.count == 10 && got.bytes[0] == 129 && got.from == Endpoint(Bench.peer, 0))
+    reply(bench, (identifier ^ 1) << 16)
+    #expect(bench.stack.unreadBytes(ping) == 0 && bench.stack.unreadBytes(other) == 0)
+    #expect(throws: SocketError.invalidArgument) {
+      try bench.send(ping, [8, 0, 0, 0, 0, 0, 0, 0], to: Endpoint(Bench.peer, 0))
+    }
+    bench.stack.close(ping, now: bench.now)
+    bench.stack.close(other, now: bench.now)
+    #expect(bench.leaks() == (0, 0))
+  }
+
+  @Test("RFC 3542 §3: a raw socket's ICMPv6 begins at its header, passes the filter, and is never damaged")
+  func rawICMP() throws {
+    let bench = IPv6Bench()
+    bench.introducePeer()
+    let raw = try open(bench, .raw, IPProtocol.icmpv6)
+    reply(bench, 5)
+    #expect(try bench.receiveDatagram(raw).bytes.first == 129)
+    reply(bench, 5) { $0[9] ^= 1 }
+    #expect(bench.stack.unreadBytes(raw) == 0, "a wrong checksum")
+    // Neighbour discovery, too.
+    bench.solicit()
+    #expect(try bench.receiveDatagram(raw).bytes.first == ICMPv6.neighborSolicitation)
+    var filter = ICMP6Filter()
+    filter.words[4] = 1 << 1
+    try bench.stack.setFilter(raw, filter)
+    reply(bench, 5)
+    #expect(bench.stack.unreadBytes(raw) == 0)
+    try bench.send(raw, [128, 0, 0x12, 0x34, 0, 1, 0, 1], to: Endpoint(Bench.peer, 0))
+    #expect(try #require(bench.sent().last).icmp! == (128, 0), "whatever checksum it had")
+    #expect(throws: SocketError.invalidArgument) { try bench.send(raw, [128, 0, 0], to: Endpoint(Bench.peer, 0)) }
+    bench.stack.close(raw, now: bench.now)
+    #expect(bench.leaks() == (0, 0))
+  }
+
+  @Test("RFC 3542 §3.1: IPV6_CHECKSUM; a protocol that a raw socket takes draws no parameter problem")
+  func checksum() throws {
+    let bench = IPv6Bench()
+    bench.introducePeer()
+    let raw = try open(bench, .raw, 253)
+    let unchecked: [UInt8] = [1, 2, 0, 0, 5, 6]
+    bench.receive(bench.frame(Bench.ipv6(253, unchecked)))
+    #expect(try bench.receiveDatagram(raw).bytes == unchecked)
+    #expect(throws: SocketError.invalidArgument) {
+      try bench.stack.setOption(raw, DatagramOption.checksumOffset, 3, now: bench.now)
+    }
+    try bench.stack.setOption(raw, DatagramOption.checksumOffset, 2, now: bench.now)
+    bench.receive(bench.frame(Bench.ipv6(253, unchecked)))
+    #expect(bench.stack.unreadBytes(raw) == 0)
+    let checked = Bench.checked(unchecked, 253, at: 2, from: Bench.peer, to: Bench.ours)
+    bench.receive(bench.frame(Bench.ipv6(253, checked)))
+    #expect(try bench.receiveDatagram(raw).bytes == checked)
+    try bench.send(raw, unchecked, to: Endpoint(Bench.peer, 253))
+    #expect(
+      try #require(bench.sent().last).payload
+        == Bench.checked(unchecked, 253, at: 2, from: Bench.ours, to: Bench.peer))
+    #expect(throws: SocketError.invalidArgument) { try bench.send(raw, unchecked, to: Endpoint(Bench.peer, 17)) }
+    bench.stack.close(raw, now: bench.now)
+    bench.receive(bench.frame(Bench.ipv6(253, unchecked)))
+    #expect(try #require(bench.sent().last).icmp! == (4, 1))
+    #expect(bench.leaks() == (0, 0))
+  }
+
+  @Test("Several queues: a reply that comes in elsewhere finds its socket in the first stack")
+  func queues() throws {
+    let machine = IPv6Machine()
+    let first = machine.queues[0]
+    let ping = try open(first, .ping, IPProtocol.icmpv6)
+    try first.stack.bind(ping, to: Endpoint(.anyIPv6, 77), now: first.now)
+    let message = Bench.icmp(ICMPv6.echoReply, rest: 77 << 16, [9])
+    machine.receive(first.frame(Bench.ipv6(IPProtocol.icmpv6, message)), at: 1)
+    #expect(try first.receiveDatagram(ping).bytes == message)
+    first.stack.close(ping, now: first.now)
+    machine.expectNothingLeft()
+  }
+}

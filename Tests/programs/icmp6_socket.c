@@ -88,7 +88,7 @@ static void ping_sockets(void) {
        option(fd, SOL_SOCKET, SO_DOMAIN));
   show_names(fd);
   CALL(echo(fd, 1, 64, peer6()));
-  show_poll(fd, POLLIN, 1000);
+  show_poll(fd, POLLIN, 5000);
   receive_message(fd, 0);
   note("its identifier is the socket's own: %d", same_id(fd));
   receive_message(fd, MSG_DONTWAIT);
@@ -193,7 +193,7 @@ static void raw_icmp(void) {
   note("filter length %u crc %08x", length, crc32(0, (void *)&filter, sizeof filter));
   CALL(set_option(fd, IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1));
   CALL(echo(fd, 1, 64, peer6()));
-  show_poll(fd, POLLIN, 1000);
+  show_poll(fd, POLLIN, 5000);
   receive_message(fd, 0);
   show_names(fd);
   CALL(echo(fd, 2, 3000, peer6()));

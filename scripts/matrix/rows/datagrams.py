@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 
-from network import HOST, HOST6, PEER, PEER6
+from network import DEVICE, HOST, HOST6, PEER, PEER6
 from row import row
 
 from .common import PYTHON, SMALL, script
@@ -191,6 +191,13 @@ def ping_6(t):
         ["-c", "3", "-q", "-f", PEER6],
     ):
         shown(t, t.run_program([tool, "-6", "-n", "-W", "2", *words]))
+    # The peer's address on the link is its device's own.
+    listed = t.run_peer(["ip", "-6", "-o", "addr", "show", "dev", DEVICE, "scope", "link"])
+    link = re.search(r"fe80::\S+(?=/64)", listed.out)[0]
+    answer = t.run_program([tool, "-6", "-n", "-W", "2", "-c", "2", "-i", "0.2", f"{link}%{DEVICE}"])
+    t.succeeded(answer)
+    # The peer's differs.
+    shown(t, answer, normal(answer.out).replace(link, "fe80::#"))
     t.expect(Icmp6OutMsgs=12)
 
 
