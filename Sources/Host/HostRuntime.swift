@@ -163,7 +163,7 @@ package enum HostRuntime {
       _ = wanted.moreAddresses.add(
         InterfaceAddress(address.address, prefixLength: address.prefixLength, state: .preferred, origin: .configured))
     }
-    if !link.usesDHCP { wanted.gateway = gateway(device, link, configuration.pointee.gateway) }
+    if !link.usesDHCP { wanted.gateway = gateway(device.capabilities.hostAddress, link, configuration.pointee.gateway) }
     wanted.setAddresses6(
       link, gateway: configuration.pointee.gateway6, host: DeviceHostAddresses(interface: device.index))
     wanted.loopback = configuration.pointee.loopbackInStack
@@ -228,14 +228,20 @@ package enum HostRuntime {
 
   /// ANP_GATEWAY where it is on this link; else the host's own address on the device; else the address that tap.sh gives the
   /// host's side; else none: only neighbours can be reached.
-  private static func gateway(_ device: TAPDevice, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
-    let candidates: InlineArray<3, IPv4Address?> = [
-      wanted, device.capabilities.hostAddress, IPv4Address(198, 18, 0, 5),
-    ]
+  private static func gateway(_ host: IPv4Address?, _ link: LinkConfiguration, _ wanted: IPv4Address?) -> IPv4Address? {
+    let candidates: InlineArray<3, IPv4Address?> = [wanted, host, IPv4Address(198, 18, 0, 5)]
     for i in candidates.indices {
       if let candidate = candidates[i], link.addresses.reaches(IPAddress(candidate)) { return candidate }
     }
     return nil
+  }
+
+  /// Whether a stack on this device would begin with a gateway for IPv4; it need not run.
+  package static func willHaveGateway(_ link: LinkConfiguration) -> Bool {
+    let asking = anp_interface_socket()
+    defer { if asking >= 0 { anp_close(asking) } }
+    let host = asking >= 0 ? anp_interface_address(asking, link.device) : 0
+    return gateway(host != 0 ? IPv4Address(bits: host) : nil, link, configuration.gateway) != nil
   }
 
   /// In a child made by fork: the parent's stack stays the parent's. Its descriptors are closed, its memory is left alone

@@ -112,6 +112,7 @@ private func connect(
   if description.pointee.kind == .datagram {
     return withShard(description) { shard, now throws(SocketError) in
       try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
+      description.pointee.deferredPeer = nil
       return 0
     }
   }

@@ -252,6 +252,10 @@ private func sendDatagram(
     }
     let decided = Sides.becomeStack(description, fd, for: destination.address)
     if decided != 0 { return decided }
+  } else if message.destination == nil, description.pointee.deferredPeer != nil {
+    // Connecting it failed then, and may not now.
+    let decided = Sides.becomeStack(description, fd)
+    if decided != 0 { return decided }
   }
   if let destination = message.destination {
     if Sides.destination(destination.address) == .kernel,

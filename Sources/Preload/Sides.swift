@@ -79,12 +79,15 @@ enum Sides {
     let shard = HostRuntime.shard(at: description.pointee.kind == .stream ? Spread.ownShard : 0)
     shard.pointee.lock()
     var result = open(description, fd, shard)
-    if result == 0 { Wakes.everything(description) }
+    if result == 0 {
+      Wakes.everything(description)
+      result = DeferredConnect.settle(description, shard)
+    }
     shard.pointee.unlock()
     if result == 0, description.pointee.boundToEphemeral, Spread.isNeeded(description) {
       result = Spread.bindAsPlaceholder(description, placeholderPort(fd))
     }
-    return result == 0 ? DeferredConnect.settle(description) : result
+    return result
   }
 
   /// A program that has just begun may be faster than the first router's advertisement, without which there is no way to most

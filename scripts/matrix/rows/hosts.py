@@ -125,6 +125,61 @@ except OSError as error:
     t.expect(TcpActiveOpens=3, TcpPassiveOpens=3)
 
 
+@row("addresses.unreachable", roles="client", needs=["curl", "nginx"])
+def addresses_unreachable(t):
+    """connect of a UDP socket before anything runs: refused at once where there is no way; sent from by many threads at once"""
+    nginx_peer(t, SMALL)
+    script = """
+import errno, socket, sys
+for destination in sys.argv[1:]:
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        s.connect((destination, 9))
+        print(destination, "connected")
+    except OSError as error:
+        print(destination, errno.errorcode[error.errno])
+"""
+    # Each address in a program of its own: what connects starts the stack.
+    for destination in ("198.18.0.255", "198.18.0.77", HOST):
+        program = t.run_program([PYTHON, "-c", script, destination])
+        t.succeeded(program)
+        t.observe(destination, program.out)
+    racing = """
+import errno, socket, sys, threading
+sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(64)]
+for s in sockets:
+    s.connect((sys.argv[1], 9))
+barrier, failures = threading.Barrier(4), []
+def send():
+    for s in sockets:
+        barrier.wait()
+        try:
+            s.send(b"x")
+        except ConnectionRefusedError:
+            pass
+        except OSError as error:
+            failures.append(errno.errorcode[error.errno])
+threads = [threading.Thread(target=send) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failures)
+"""
+    program = t.run_program([PYTHON, "-c", racing, PEER])
+    t.succeeded(program)
+    t.observe("many threads", program.out)
+    connect_once(t)
+    # A network whose gateway nobody knows.
+    if t.side != SHIM:
+        t.program_namespace.ip(f"addr flush dev {DEVICE}", f"addr add 198.18.3.44/24 brd + dev {DEVICE}")
+    for destination in ("203.0.113.1", "198.18.3.5", "198.18.3.255"):
+        program = t.run_program([PYTHON, "-c", script, destination], ANP_ADDR="198.18.3.44/24")
+        t.succeeded(program)
+        t.observe(f"{destination} without a gateway", program.out)
+    t.expect(TcpActiveOpens=1)
+
+
 @row("routes", roles="client", needs=["curl", "nginx"])
 def routes(t):
     """ANP_ROUTE: a gateway, an MTU, networks that are refused with Linux's errno"""
