@@ -13,8 +13,8 @@
 // already, and may have made it (a VPN's tun0): those questions, and requests to change what is not the stack's, go to the
 // kernel. Netlink is the kernel's altogether: what asks through it (ip, ss) sees the kernel's interfaces.
 //
-// All of it comes from one list, made by the real getifaddrs and the stack together. It is one block of the library's own
-// memory: only our freeifaddrs may free it, and it sees no other.
+// All of it comes from one list, made by the real getifaddrs and the stack together. What programs are given of it is in memory of
+// their own allocator, in as many blocks as libc makes: libc's freeifaddrs and if_freenameindex may be given ours, and ours libc's.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <ifaddrs.h>
@@ -33,6 +33,7 @@
 #include "anp_tap.h"
 #include "interpose.h"
 #include "interpose_interfaces.h"
+#include "program_memory.h"
 
 // ---- The list ----------------------------------------------------------------------------------------------------------
 
@@ -233,14 +234,16 @@ static int fill(const struct view *view, struct listed *list) {
   return count;
 }
 
-/// The whole list, at least one entry's memory; NULL and errno where there is none.
-static struct listed *make_list(const struct view *view, int *count) {
+/// The whole list, at least one entry's memory, from `allocate`; NULL and errno where there is none.
+static struct listed *make_list(const struct view *view, int *count, void *(*allocate)(size_t)) {
   *count = fill(view, NULL);
-  struct listed *list = calloc((size_t)*count + 1, sizeof *list);
+  size_t size = ((size_t)*count + 1) * sizeof(struct listed);
+  struct listed *list = allocate(size);
   if (!list) {
     errno = ENOMEM;
     return NULL;
   }
+  memset(list, 0, size);
   fill(view, list);
   for (int i = 0; i < *count; i++) {
     list[i].entry.ifa_name = list[i].name;
@@ -255,11 +258,11 @@ ANP_EXPORT int getifaddrs(struct ifaddrs **result) {
   struct view view;
   if (open_view(&view) != 0) return -1;
   int count;
-  struct listed *list = make_list(&view, &count);
+  struct listed *list = make_list(&view, &count, anp_program_malloc);
   close_view(&view);
   if (!list) return -1;
   if (count == 0) {
-    free(list);
+    anp_program_free(list);
     *result = NULL;
     return 0;
   }
@@ -267,31 +270,35 @@ ANP_EXPORT int getifaddrs(struct ifaddrs **result) {
   return 0;
 }
 
-ANP_EXPORT void freeifaddrs(struct ifaddrs *list) { free(list); }
+ANP_EXPORT void freeifaddrs(struct ifaddrs *list) { anp_program_free(list); }
+
+ANP_EXPORT void if_freenameindex(struct if_nameindex *list) {
+  for (struct if_nameindex *at = list; at && at->if_name; at++) anp_program_free(at->if_name);
+  anp_program_free(list);
+}
 
 ANP_EXPORT struct if_nameindex *if_nameindex(void) {
   struct view view;
   if (open_view(&view) != 0) return NULL;
   int count, links = 0;
-  struct listed *list = make_list(&view, &count);
+  struct listed *list = make_list(&view, &count, malloc);
   close_view(&view);
   if (!list) return NULL;
   while (links < count && list[links].address.any.sa_family == AF_PACKET) links++;
-  // The names behind the array, all in one block.
-  struct if_nameindex *result = calloc((size_t)links + 1, sizeof *result + IFNAMSIZ);
-  if (result) {
-    char *names = (char *)(result + links + 1);
-    for (int i = 0; i < links; i++) {
-      result[i].if_index = (unsigned)list[i].address.link.sll_ifindex;
-      result[i].if_name = memcpy(names + i * IFNAMSIZ, list[i].name, IFNAMSIZ);
-    }
+  size_t size = ((size_t)links + 1) * sizeof(struct if_nameindex);
+  struct if_nameindex *result = anp_program_malloc(size);
+  if (result) memset(result, 0, size);
+  for (int i = 0; result && i < links; i++) {
+    result[i].if_index = (unsigned)list[i].address.link.sll_ifindex;
+    result[i].if_name = anp_program_strdup(list[i].name);
+    if (result[i].if_name) continue;
+    if_freenameindex(result);
+    result = NULL;
   }
   free(list);
   if (!result) errno = ENOBUFS;
   return result;
 }
-
-ANP_EXPORT void if_freenameindex(struct if_nameindex *list) { free(list); }
 
 /// The name without a label's ":1".
 static void take_name(char name[IFNAMSIZ], const char *from) {
@@ -401,7 +408,7 @@ static long configuration_list(struct ifconf *request) {
   if (anp_is_nowhere(request)) return -EFAULT;
   if (open_view(&view) != 0) return -errno;
   int count, room = request->ifc_len, used = 0;
-  struct listed *list = make_list(&view, &count);
+  struct listed *list = make_list(&view, &count, malloc);
   close_view(&view);
   if (!list) return -ENOMEM;
   if (request->ifc_req && anp_is_nowhere(request->ifc_req)) {

@@ -2,6 +2,7 @@
 // row: seconds=30
 #include "probe.h"
 
+#include <dlfcn.h>
 #include <ifaddrs.h>
 #include <linux/if_link.h>
 #include <linux/if_packet.h>
@@ -88,6 +89,26 @@ static void names(void) {
   CALL(if_nametoindex("a-name-that-is-longer-than-any") ? 0 : -1);
 }
 
+/// libc frees what the list's maker allocated, whoever asks it to: a plugin that is linked with another copy of the names, a program
+/// that looks its functions up itself.
+static void mixed(void) {
+  void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+  int (*get)(struct ifaddrs **) = (int (*)(struct ifaddrs **))dlsym(libc, "getifaddrs");
+  void (*give_back)(struct ifaddrs *) = (void (*)(struct ifaddrs *))dlsym(libc, "freeifaddrs");
+  struct if_nameindex *(*get_names)(void) = (struct if_nameindex * (*)(void)) dlsym(libc, "if_nameindex");
+  void (*give_back_names)(struct if_nameindex *) = (void (*)(struct if_nameindex *))dlsym(libc, "if_freenameindex");
+  for (int i = 0; i < 100; i++) {
+    struct ifaddrs *list = NULL;
+    MUST(get(&list));
+    freeifaddrs(list);
+    MUST(getifaddrs(&list));
+    give_back(list);
+    if_freenameindex(get_names());
+    give_back_names(if_nameindex());
+  }
+  note("lists of one given back to the other");
+}
+
 static int ask(int fd, const char *name, unsigned long request, struct ifreq *answer) {
   memset(answer, 0, sizeof *answer);
   strncpy(answer->ifr_name, name, IFNAMSIZ - 1);
@@ -158,6 +179,7 @@ static void everything(void) {
   list();
   section("if_nameindex");
   names();
+  mixed();
 
   section("ioctl");
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
