@@ -39,9 +39,10 @@ long anp_entry_send(int fd, uint64_t entry, const struct iovec *vectors, long co
 long anp_entry_sendfile(int fd, uint64_t entry, int input, int64_t *offset, long count, void *stretch, long stretch_size);
 long anp_entry_ioctl(int fd, uint64_t entry, unsigned long request, void *argument);
 
-/// The stack's interface. 0 where the program is left to the kernel as a whole, which then tells of its own.
+/// The stack's interface. 0 where the program is left to the kernel as a whole, which then tells of its own. Addresses may have to be
+/// waited for (ANP_ADDR=dhcp): they are there for certain only where they are asked for.
 struct anp_interface;
-long anp_entry_interface(struct anp_interface *interface);
+long anp_entry_interface(struct anp_interface *interface, int wants_addresses);
 /// Whether a socket bound to the address (4 or 16 bytes, network order) would be the kernel's.
 int anp_entry_is_kernel_address(int family, const void *bytes);
 /// A request to change the stack's interface: -EPERM.

@@ -63,8 +63,10 @@ struct view {
   struct ifaddrs *kernel;
 };
 
-static int open_view(struct view *view) {
-  view->has_stack = (int)anp_entry_interface(&view->stack);
+enum { NAMES_ALONE = 0, WITH_ADDRESSES = 1 };
+
+static int open_view(struct view *view, int wants_addresses) {
+  view->has_stack = (int)anp_entry_interface(&view->stack, wants_addresses);
   view->kernel = NULL;
   // Where netlink is forbidden there is still the stack's own.
   return ANP_REAL(getifaddrs)(&view->kernel) == 0 || view->has_stack ? 0 : -1;
@@ -256,7 +258,7 @@ static struct listed *make_list(const struct view *view, int *count, void *(*all
 
 ANP_EXPORT int getifaddrs(struct ifaddrs **result) {
   struct view view;
-  if (open_view(&view) != 0) return -1;
+  if (open_view(&view, WITH_ADDRESSES) != 0) return -1;
   int count;
   struct listed *list = make_list(&view, &count, anp_program_malloc);
   close_view(&view);
@@ -279,7 +281,7 @@ ANP_EXPORT void if_freenameindex(struct if_nameindex *list) {
 
 ANP_EXPORT struct if_nameindex *if_nameindex(void) {
   struct view view;
-  if (open_view(&view) != 0) return NULL;
+  if (open_view(&view, NAMES_ALONE) != 0) return NULL;
   int count, links = 0;
   struct listed *list = make_list(&view, &count, malloc);
   close_view(&view);
@@ -314,7 +316,7 @@ static int index_by_name(const char *given) {
   if (strlen(given) >= IFNAMSIZ) return -ENODEV;
   take_name(name, given);
   struct anp_interface stack;
-  if (anp_entry_interface(&stack) && strcmp(name, stack.name) == 0) return stack.index;
+  if (anp_entry_interface(&stack, NAMES_ALONE) && strcmp(name, stack.name) == 0) return stack.index;
   int asking = anp_interface_socket();
   if (asking < 0) return asking;
   int index = anp_interface_index(asking, name);
@@ -325,7 +327,7 @@ static int index_by_name(const char *given) {
 /// 0 or -errno (-ENODEV: no such interface).
 static int name_by_index(int index, char name[IFNAMSIZ]) {
   struct anp_interface stack;
-  if (anp_entry_interface(&stack) && index == stack.index) {
+  if (anp_entry_interface(&stack, NAMES_ALONE) && index == stack.index) {
     take_name(name, stack.name);
     return 0;
   }
@@ -406,7 +408,7 @@ int anp_is_interface_request(unsigned long request) { return asks(request) || ch
 static long configuration_list(struct ifconf *request) {
   struct view view;
   if (anp_is_nowhere(request)) return -EFAULT;
-  if (open_view(&view) != 0) return -errno;
+  if (open_view(&view, WITH_ADDRESSES) != 0) return -errno;
   int count, room = request->ifc_len, used = 0;
   struct listed *list = make_list(&view, &count, malloc);
   close_view(&view);
@@ -476,7 +478,7 @@ static long stack_answer(unsigned long request, const struct anp_interface *stac
 
 long anp_interface_request(int fd, unsigned long request, void *argument) {
   struct anp_interface stack;
-  if (!anp_entry_interface(&stack)) return ANP_PASS;
+  if (!anp_entry_interface(&stack, NAMES_ALONE)) return ANP_PASS;
   if (request == SIOCGIFCONF) return configuration_list(argument);
   struct ifreq *answer = argument;
   if (anp_is_nowhere(answer)) return -EFAULT;
@@ -497,6 +499,7 @@ long anp_interface_request(int fd, unsigned long request, void *argument) {
   char name[IFNAMSIZ];
   take_name(name, answer->ifr_name);
   if (strcmp(name, stack.name) != 0) return ANP_PASS;
+  if (asks_for_ipv4(request) && !anp_entry_interface(&stack, WITH_ADDRESSES)) return ANP_PASS;
   // As without CAP_NET_ADMIN.
   return changes(request) ? anp_entry_interface_refused((long)request) : stack_answer(request, &stack, answer);
 }

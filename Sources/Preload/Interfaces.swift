@@ -6,10 +6,11 @@ import Netstack
 import Wire
 
 @c(anp_entry_interface)
-public func entryInterface(_ interface: UnsafeMutablePointer<anp_interface>) -> Int {
+public func entryInterface(_ interface: UnsafeMutablePointer<anp_interface>, _ wantsAddresses: Int32) -> Int {
   anp_enter()
   defer { anp_leave() }
-  if HostRuntime.isLeaseNeededToDescribe { awaitLease() }
+  // All else is known without a lease, and is no reason to start a stack, let alone to wait for a server.
+  if wantsAddresses != 0, HostRuntime.isLeaseNeededToDescribe { awaitLease() }
   return HostRuntime.describeInterface(interface) ? 1 : 0
 }
 

@@ -359,8 +359,18 @@ def dhcp_none(t):
     if t.side != SHIM:
         connect_once(t)
         return
-    script = """
-import socket, time
+    script = f"""
+import fcntl, socket, struct, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+start = time.monotonic()
+# None of it needs a lease: names, numbers, the hardware, other interfaces' addresses.
+for name in ("lo", "{DEVICE}"):
+    socket.if_indextoname(socket.if_nametoindex(name))
+    for request in (0x8913, 0x8921, 0x8927):  # SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFHWADDR
+        fcntl.ioctl(s, request, struct.pack("16s24x", name.encode()))
+fcntl.ioctl(s, 0x8915, struct.pack("16s24x", b"lo"))  # SIOCGIFADDR
+socket.if_nameindex()
+print("known", round(time.monotonic() - start))
 for _ in range(3):
     start = time.monotonic()
     try:
@@ -374,6 +384,6 @@ print("listens")
 """
     program = t.run_program([PYTHON, "-c", script], **lease_environment(t))
     t.succeeded(program)
-    t.check(program.out.splitlines() == ["100 10", "100 0", "100 0", "listens"], f"said {program.out}")
+    t.check(program.out.splitlines() == ["known 0", "100 10", "100 0", "100 0", "listens"], f"said {program.out}")
     t.check(program.err.count("no DHCP server has answered on anp0") == 1, f"said {program.err}")
     t.expect(UdpOutDatagrams=2)
