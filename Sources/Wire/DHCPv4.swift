@@ -237,7 +237,13 @@ private struct OptionWalker {
   }
 }
 
-/// A few IPv4 addresses.
+extension IPv4Address {
+  /// Of a host on some network. "This host" (0/8), loopback, groups and what is reserved (RFC 1122 §3.2.1.3) is not: a server that
+  /// gives such an address would lead what we send to it back to this machine, or nowhere.
+  fileprivate var mayBeHost: Bool { bits >> 24 != 0 && bits >> 24 != 127 && bits < 0xe000_0000 }
+}
+
+/// A few IPv4 addresses of hosts.
 package struct IPv4List: Equatable, Sendable {
   package static var capacity: Int { 4 }
   private var list = InlineArray<4, IPv4Address>(repeating: .any)
@@ -246,9 +252,7 @@ package struct IPv4List: Equatable, Sendable {
   package init() {}
 
   package mutating func append(_ address: IPv4Address) {
-    guard count < Self.capacity, address.bits >> 24 != 0, !address.isMulticast, address.bits < 0xf000_0000 else {
-      return
-    }
+    guard count < Self.capacity, address.mayBeHost else { return }
     list[count] = address
     count += 1
   }
@@ -275,8 +279,10 @@ package struct ClasslessRoutes: Equatable, Sendable {
   private var list = InlineArray<16, Entry>(repeating: Entry())
   package private(set) var count = 0
 
-  /// nil where the last entry is cut, or one makes no sense. What is more than there is room for is left out.
+  /// nil where there is none, the last entry is cut, or one makes no sense. What is more than there is room for is left out, and so is
+  /// what leads to no other host: routes to loopback or to groups, and through a router of such an address.
   package init?(_ bytes: UnsafeRawBufferPointer) {
+    guard bytes.count > 0 else { return nil }
     var at = 0
     while at < bytes.count {
       let length = Int(bytes[at])
@@ -293,11 +299,11 @@ package struct ClasslessRoutes: Equatable, Sendable {
       for i in 0..<4 { router = router << 8 | UInt32(bytes[at + i]) }
       entry.router = IPv4Address(bits: router)
       at += 4
-      guard count < Self.capacity else { continue }
+      let isMisleading = length >= 8 && entry.destination.bits >> 24 == 127 || entry.destination.bits >= 0xe000_0000
+      guard count < Self.capacity, !isMisleading, router == 0 || entry.router.mayBeHost else { continue }
       list[count] = entry
       count += 1
     }
-    guard count > 0 else { return nil }
   }
 
   package subscript(_ i: Int) -> Entry { list[i] }

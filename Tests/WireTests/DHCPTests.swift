@@ -163,6 +163,23 @@ struct DHCPMessageTests {
     read(dhcpMessage(5, options: [(121, many)])) { #expect($0?.classlessRoutes?.count == 16) }
   }
 
+  @Test("addresses that are no host's on a network, and routes to loopback or to groups, are left out")
+  func misleading() {
+    let servers: [UInt8] = [127, 0, 0, 53, 0, 0, 0, 0, 224, 0, 0, 1, 255, 255, 255, 255, 198, 18, 0, 5]
+    let routes: [UInt8] = [
+      8, 127, 198, 18, 0, 5, 32, 127, 0, 0, 53, 198, 18, 0, 5, 4, 224, 198, 18, 0, 5, 32, 255, 255, 255, 255, 198, 18,
+      0,
+      5, 24, 203, 0, 113, 127, 0, 0, 1, 24, 192, 0, 2, 198, 18, 0, 5,
+    ]
+    read(dhcpMessage(5, options: [(6, servers), (121, routes)])) { message in
+      #expect(message?.addresses(6).count == 1 && message?.addresses(6).first == IPv4Address(198, 18, 0, 5))
+      #expect(message?.classlessRoutes?.count == 1)
+      #expect(message?.classlessRoutes?[0].destination == IPv4Address(192, 0, 2, 0))
+    }
+    // RFC 3442: where the option is there, the router of option 3 is not used, whatever is left of it.
+    read(dhcpMessage(5, options: [(121, Array(routes.prefix(6)))])) { #expect($0?.classlessRoutes?.count == 0) }
+  }
+
   @Test("RFC 3397: search domains with compression; loops and strange names are refused")
   func searchDomains() {
     let example: [UInt8] = [3] + Array("eng".utf8) + [7] + Array("example".utf8) + [0]
