@@ -30,8 +30,10 @@ enum LeaseCache {
         file.loadUnaligned(fromByteOffset: 16, as: UInt64.self) == boot.k0,
         file.loadUnaligned(fromByteOffset: 24, as: UInt64.self) == boot.k1
       else { return nil }
-      let age = anp_boottime() - file.loadUnaligned(fromByteOffset: 32, as: Int64.self)
-      guard age >= 0 else { return nil }
+      // What is no time since the boot is no file of ours; with it there is no overflow, either.
+      let (known, boottime) = (file.loadUnaligned(fromByteOffset: 32, as: Int64.self), anp_boottime())
+      guard known >= 0, known <= boottime else { return nil }
+      let age = boottime - known
       room.copyMemory(from: UnsafeRawBufferPointer(rebasing: file[headerLength..<headerLength + count]))
       return (count, now - Interval(nanoseconds: age))
     }
@@ -49,8 +51,9 @@ enum LeaseCache {
       file.storeBytes(of: hardware.bits, toByteOffset: 8, as: UInt64.self)
       file.storeBytes(of: boot.k0, toByteOffset: 16, as: UInt64.self)
       file.storeBytes(of: boot.k1, toByteOffset: 24, as: UInt64.self)
-      let age = MonotonicClock.now - asked
-      file.storeBytes(of: anp_boottime() - age.nanoseconds, toByteOffset: 32, as: Int64.self)
+      let (age, boottime) = ((MonotonicClock.now - asked).nanoseconds, anp_boottime())
+      guard age >= 0, age <= boottime else { return }
+      file.storeBytes(of: boottime - age, toByteOffset: 32, as: Int64.self)
       UnsafeMutableRawBufferPointer(start: base + headerLength, count: granting.count).copyMemory(from: granting)
       _ = withFile(device) { directory, name in
         Int(anp_replace_private_file(directory, name, base, headerLength + granting.count))

@@ -40,6 +40,30 @@ struct LeaseTests {
     #expect(load(hardware, MonotonicClock.now) == nil)
   }
 
+  @Test("a file that says it was asked for before the machine began, or in the future, counts as none")
+  func times() throws {
+    defer { LeaseCache.remove(device) }
+    let message = [UInt8](repeating: 1, count: 300)
+    message.withUnsafeBytes { LeaseCache.store(device, hardware, $0, MonotonicClock.now) }
+    var places = ["/run/user/\(getuid())/anp", "/tmp/anp-\(getuid())"]
+    if let runtime = getenv("XDG_RUNTIME_DIR") { places.insert(String(cString: runtime) + "/anp", at: 0) }
+    let path = try #require(
+      places.map { $0 + "/lease-anp-test-lease" }.first { FileManager.default.fileExists(atPath: $0) })
+    let file = try [UInt8](Data(contentsOf: URL(fileURLWithPath: path)))
+    for (asked, isGood) in [
+      (Int64.min, false), (-1, false), (0, true), (anp_boottime() + 1_000_000_000_000, false), (.max, false),
+    ] {
+      var changed = file
+      withUnsafeBytes(of: asked) { changed.replaceSubrange(32..<40, with: $0) }
+      changed.withUnsafeBytes { bytes in
+        let descriptor = open(path, O_WRONLY)
+        #expect(write(descriptor, bytes.baseAddress, bytes.count) == bytes.count)
+        close(descriptor)
+      }
+      #expect((load(hardware, MonotonicClock.now) != nil) == isGood, "asked at \(asked)")
+    }
+  }
+
   @Test("only a directory of this user's, closed to all others, and no way around it through a link")
   func privacy() throws {
     let base = NSTemporaryDirectory() + "anp-lease-test-\(getpid())"
