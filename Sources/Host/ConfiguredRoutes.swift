@@ -17,7 +17,7 @@ enum ConfiguredRoutes {
       stack.addRoute(
         Route(
           route.kind, prefix: route.prefix, prefixLength: route.prefixLength, gateway: route.gateway, source: source,
-          mtu: min(route.mtu ?? stack.device.mtu, stack.device.mtu)))
+          mtu: route.mtu ?? stack.device.mtu))
     }
   }
 

@@ -510,6 +510,22 @@ private final class LeasedStack {
 
 @Suite("DHCP in the stack")
 struct DHCPStackTests {
+  @Test("RFC 2132 §5.1: the lease's MTU goes for configured routes, too")
+  func configuredRoute() {
+    let host = LeasedStack()
+    var reply = Reply(type: .acknowledge)
+    reply.more.append((26, [5, 120]))
+    host.lease(reply)
+    let far = IPv4Address(203, 0, 113, 0)
+    for (wanted, expected) in [(1500, 1400), (1300, 1300)] {
+      host.stack.addRoute(
+        Route(
+          prefix: IPAddress(far), prefixLength: 24, gateway: IPAddress(server), source: IPAddress(offered), mtu: wanted)
+      )
+      #expect(host.way(to: far)?.mtu == expected)
+    }
+  }
+
   @Test("from no address at all to one with a network, a gateway and an MTU; announced")
   func lease() {
     let host = LeasedStack()

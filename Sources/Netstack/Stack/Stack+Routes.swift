@@ -4,7 +4,11 @@ import Wire
 
 extension Stack {
   /// Adds a route, or replaces the one for the same network; false where there is no room. Connections take it at their next
-  /// packet.
+  /// packet. Its MTU is no more than the link has by now: the device's, or less as a lease or a router says.
   @discardableResult
-  package mutating func addRoute(_ route: Route) -> Bool { routes.add(route) }
+  package mutating func addRoute(_ wanted: Route) -> Bool {
+    var route = wanted
+    route.mtu = min(route.mtu, linkMTU(route.prefix))
+    return routes.add(route)
+  }
 }
