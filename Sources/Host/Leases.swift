@@ -24,6 +24,8 @@ private struct LeaseKnowledge {
   /// When what is in the file was asked for; nil where there is none.
   var keptAsked: Instant?
   var names = LearnedNameServers()
+  /// A server has leased an address that the interface has no room for.
+  var hasNoRoom = false
 }
 
 enum Leases {
@@ -73,6 +75,7 @@ enum Leases {
       if news.lease != nil {
         ConfiguredRoutes.add(configuration, knowledge.pointee.linkNumber, to: &first.pointee.stack)
       }
+      knowledge.pointee.hasNoRoom = first.pointee.stack.leaseHasNoRoom
       anp_unlock(first.pointee.lockWord)
       spread(news.lease, first, knowledge)
       knowledge.pointee.lease = news.lease
@@ -112,6 +115,11 @@ enum Leases {
   }
 
   static func explainAbsence(to text: inout TextBuffer) {
+    if let knowledge, knowledge.pointee.hasNoRoom {
+      text.append("a DHCP server has leased an address, but ")
+      text.append(cString: knowledge.pointee.device)
+      return text.append(" has as many others as it can (ANP_ADDR6=off, or fewer there, makes room)")
+    }
     text.append("no DHCP server has answered on ")
     if let knowledge { text.append(cString: knowledge.pointee.device) }
     text.append(" within 10 s (ANP_ADDR=dhcp): start one there, or give the address in ANP_ADDR; ANP_DEBUG=udp shows")

@@ -288,6 +288,9 @@ struct Log {
       text.append("leased ")
       text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
       if event.b >= 0 { number(", seconds left: ", event.b, &text) }
+    case .leaseHasNoRoom:
+      text.append("the interface has too many addresses; no room for the leased one: ")
+      text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))
     case .leaseLost:
       text.append("the lease has ended: ")
       text.append(IPv4Address(bits: UInt32(truncatingIfNeeded: event.a)))

@@ -498,6 +498,7 @@ private final class LeasedStack {
   func connect(_ socket: SocketHandle, _ remote: Endpoint) throws { try stack.connect(socket, to: remote, now: now) }
   func news() -> (lease: DHCPLease?, granting: UnsafeRawBufferPointer, asked: Instant) { stack.takeLeaseNews() }
   var hasNews: Bool { stack.hasLeaseNews }
+  func event() -> TraceKind? { stack.trace.next()?.kind }
   var notForUs: UInt64 { stack.statistics[drop: .ipNotForUs] }
   var current: DHCPLease? { stack.lease }
   var address: IPv4Address { stack.addresses.ipv4 }
@@ -510,6 +511,32 @@ private final class LeasedStack {
 
 @Suite("DHCP in the stack")
 struct DHCPStackTests {
+  @Test(
+    "no room among the addresses for the leased one: it is no lease of ours, no route leads from it, and the log has it"
+  )
+  func noRoom() {
+    let host = LeasedStack()
+    var i = 0
+    while host.addressCount < InterfaceAddresses.maximumCount {
+      host.stack.addAddress(
+        InterfaceAddress(
+          IPAddress(high: 0x2001_0db8_0000_0000, low: UInt64(100 + i)), prefixLength: 64, state: .preferred,
+          origin: .configured))
+      i += 1
+    }
+    host.stack.trace.filter.set(.ip, .error)
+    host.lease()
+    #expect(host.address == .any && host.current == nil)
+    #expect(host.event() == .leaseHasNoRoom)
+    #expect(host.way(to: server) == nil && host.way(to: IPv4Address(10, 0, 0, 1)) == nil)
+    #expect(host.hasNews && host.news().lease == nil)
+    // Once there is room, the next acknowledgment gives the address.
+    host.stack.removeAddress(IPAddress(high: 0x2001_0db8_0000_0000, low: 100))
+    host.pass(.seconds(3200))
+    host.receive(Reply(type: .acknowledge), xid: host.messages().last!.xid)
+    #expect(host.address == offered && host.news().lease?.address == offered)
+  }
+
   @Test("RFC 2132 §5.1: the lease's MTU goes for configured routes, too")
   func configuredRoute() {
     let host = LeasedStack()

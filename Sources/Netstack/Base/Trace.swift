@@ -114,6 +114,8 @@ package enum TraceKind: UInt8, Sendable {
   case dhcpIn, dhcpOut
   /// A lease: a = address, b = seconds that are left of it, -1 for ever. It ends: a = address.
   case leaseBound, leaseLost
+  /// The interface has no room for a leased address: a = address.
+  case leaseHasNoRoom
 }
 
 package enum SocketCall: Int64, Sendable {

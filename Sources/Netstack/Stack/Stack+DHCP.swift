@@ -16,6 +16,8 @@ struct DHCPService {
   var grantingLength = 0
   /// When the request for it went out.
   var asked = Instant.zero
+  /// The latest lease could not be used: the interface has as many addresses as it can.
+  var hasNoRoom = false
 
   init(client: DHCPClient, timer: TimerID, gateway: IPv4Address?) {
     self.client = client
@@ -61,6 +63,9 @@ extension Stack {
     let granting = UnsafeRawBufferPointer(rebasing: dhcp.pointee.granting[..<dhcp.pointee.grantingLength])
     return (lease, granting, dhcp.pointee.asked)
   }
+
+  /// A server has leased an address, and there is no room for it on the interface.
+  package var leaseHasNoRoom: Bool { dhcp?.pointee.hasNoRoom ?? false }
 
   // MARK: Packets
 
@@ -170,7 +175,7 @@ extension Stack {
       case .bound(let lease):
         install(lease, gateway: dhcp.pointee.gateway)
         hasLeaseNews = true
-        traceLease(.leaseBound, lease)
+        if self.lease != nil { traceLease(.leaseBound, lease) }
       case .lost(let lease):
         uninstallLease()
         hasLeaseNews = true
@@ -187,7 +192,8 @@ extension Stack {
 
   // MARK: The lease as address and routes
 
-  /// Gives the interface what the lease says.
+  /// Gives the interface what the lease says. Where it has no room for the address there is no lease (`lease` is nil), until a later
+  /// acknowledgment finds room.
   package mutating func install(_ new: DHCPLease, gateway: IPv4Address?) {
     let isProlonged = lease.map { $0.saysTheSame(as: new) } ?? false
     if !isProlonged { uninstallLease() }
@@ -196,6 +202,12 @@ extension Stack {
     let source = IPAddress(new.address)
     addAddress(
       InterfaceAddress(source, prefixLength: new.prefixLength, state: .preferred, origin: .leased))
+    let hasAddress = addresses.contains(source)
+    dhcp?.pointee.hasNoRoom = !hasAddress
+    guard hasAddress else {
+      lease = nil
+      return traceLease(.leaseHasNoRoom, new, .error)
+    }
     let mtu = linkMTU(source)
     if let classless = new.routes {
       for i in 0..<classless.count {
@@ -228,9 +240,9 @@ extension Stack {
     environment.pointee.trace.append(event)
   }
 
-  private func traceLease(_ kind: TraceKind, _ lease: DHCPLease) {
-    guard environment.pointee.trace.allows(.ip, .info) else { return }
-    var event = TraceEvent(environment.pointee.now, .ip, .info, kind)
+  private func traceLease(_ kind: TraceKind, _ lease: DHCPLease, _ level: TraceLevel = .info) {
+    guard environment.pointee.trace.allows(.ip, level) else { return }
+    var event = TraceEvent(environment.pointee.now, .ip, level, kind)
     event.a = Int64(lease.address.bits)
     let left = (lease.expiry - environment.pointee.now).milliseconds / 1000
     event.b = lease.expiry == .distantFuture ? -1 : left
