@@ -297,6 +297,97 @@ struct DatagramTests {
     #expect(bench.stack.leakReport() == (0, 0) && bench.sent().isEmpty)
   }
 
+  @Test("What was put together is copied into its frame: the memory that it was put together in is not lent")
+  func corkedSegments() throws {
+    let bench = Bench {
+      $0.device.checksumOffload = true
+      $0.device.udpSegmentation = true
+    }
+    let socket = try bench.udp(7000)
+    try bench.stack.setOption(socket, DatagramOption.segmentSize, 1400, now: bench.now)
+    let payload = (0..<40_000).map { UInt8(truncatingIfNeeded: $0 &* 7) }
+    var message = DatagramMessage(to: Endpoint(IPAddress(peer), 9))
+    message.mayLend = true
+    message.more = true
+    _ = try payload[..<20_000].withUnsafeBytes { try bench.stack.sendDatagram(socket, $0, message, now: bench.now) }
+    message.more = false
+    _ = try payload[20_000...].withUnsafeBytes { try bench.stack.sendDatagram(socket, $0, message, now: bench.now) }
+    #expect(bench.stack.lentFrames(socket) == 0)
+    let frames = bench.sent()
+    #expect(frames.count == 1 && Array(frames[0].payload[8...]) == payload)
+    bench.stack.close(socket, now: bench.now)
+    #expect(bench.stack.leakReport() == (0, 0))
+  }
+
+  @Test("IP_HDRINCL: a packet that does not fit one buffer leaves with the header that the program wrote")
+  func largeWithHeader() throws {
+    let bench = Bench { $0.device.mtu = 9000 }
+    let raw = try bench.stack.openDatagram(.raw, proto: IPProtocol.raw, isIPv6: false, cookie: 1, now: bench.now)
+    var packet = (0..<8000).map { UInt8(truncatingIfNeeded: $0 &* 5) }
+    packet.withUnsafeMutableBytes {
+      IPv4Header(proto: 99, source: here, destination: peer, payloadLength: 7980).write(to: $0.baseAddress!)
+    }
+    try bench.send(raw, packet)
+    let frame = try #require(bench.sent().first)
+    #expect(frame.bytes[14] == 0x45 && frame.bytes[23] == 99)
+    #expect(frame.bytes[14..<34].withUnsafeBytes { Checksum.fold(Checksum.sum($0)) } == 0xffff)
+    #expect(frame.bytes.count == 8014 && Array(frame.bytes[34...]) == Array(packet[20...]))
+    bench.stack.close(raw, now: bench.now)
+    #expect(bench.stack.leakReport() == (0, 0))
+  }
+
+  @Test("IP_RECVERR off: the errors that waited give their memory back to the receive buffer")
+  func errorMemory() throws {
+    let bench = Bench()
+    let socket = try bench.udp(7000)
+    try bench.stack.setOption(socket, .receiveBuffer, 4096, now: bench.now)
+    try bench.send(socket, [1])
+    let frame = bench.sent()[0]
+    for _ in 0..<10 {
+      try bench.stack.setOption(socket, .receiveErrors, 1, now: bench.now)
+      for _ in 0..<10 { bench.receiveError(3, 3, about: frame) }
+      try bench.stack.setOption(socket, .receiveErrors, 0, now: bench.now)
+    }
+    _ = bench.stack.takeError(socket)
+    for i in 0..<8 { bench.receiveUDP([UInt8(i)], 7000) }
+    for i in 0..<8 { #expect(bench.take(socket)?.bytes == [UInt8(i)]) }
+    bench.stack.close(socket, now: bench.now)
+    #expect(bench.stack.leakReport() == (0, 0))
+  }
+
+  /// ip(7), and Linux's ip_dont_fragment, ip_sk_use_pmtu, ip_sk_ignore_df.
+  @Test("IP_MTU_DISCOVER: which modes set DF, which refuse, and which believe routers", arguments: 0...5)
+  func mtuDiscover(mode: Int) throws {
+    let bench = Bench()
+    let socket = try bench.udp(7000)
+    try bench.stack.setOption(socket, .mtuDiscover, mode, now: bench.now)
+    func sizes(_ length: Int) -> [Int]? {
+      do { try bench.send(socket, [UInt8](repeating: 7, count: length)) } catch { return nil }
+      return bench.sent().map { $0.bytes.count - 14 }
+    }
+    try bench.send(socket, [1])
+    #expect((bench.sent()[0].ip.flags & IPv4Header.flagDontFragment != 0) == (1...3).contains(mode))
+    let refuses = (2...4).contains(mode)
+    #expect(sizes(1473) == (refuses ? nil : [1500, 21]))
+    // A router on the way takes 1400 bytes.
+    try bench.stack.setOption(socket, .mtuDiscover, 2, now: bench.now)
+    try bench.send(socket, [UInt8](repeating: 7, count: 1472))
+    bench.receiveError(3, 4, rest: 1400, about: bench.sent()[0])
+    _ = bench.stack.takeError(socket)
+    try bench.stack.setOption(socket, .mtuDiscover, mode, now: bench.now)
+    #expect(sizes(1472) == (mode >= 3 ? [1500] : refuses ? nil : [1396, 124]))
+    // One takes less than we believe: the route's MTU is locked.
+    try bench.stack.setOption(socket, .mtuDiscover, 2, now: bench.now)
+    try bench.send(socket, [UInt8](repeating: 7, count: 1000))
+    bench.receiveError(3, 4, rest: 100, about: bench.sent()[0])
+    _ = bench.stack.takeError(socket)
+    try bench.stack.setOption(socket, .mtuDiscover, mode, now: bench.now)
+    try bench.send(socket, [1])
+    #expect((bench.sent()[0].ip.flags & IPv4Header.flagDontFragment != 0) == (2...3).contains(mode))
+    bench.stack.close(socket, now: bench.now)
+    #expect(bench.stack.leakReport() == (0, 0))
+  }
+
   @Test(
     "Ping sockets: the identifier is the socket's, replies come by it; raw sockets get copies but for what they filter")
   func echoes() throws {

@@ -130,7 +130,7 @@ extension FourTuple {
   static func quoted(_ bytes: UnsafeRawBufferPointer) -> (tuple: FourTuple, proto: UInt8, offset: Int)? {
     guard let base = bytes.baseAddress else { return nil }
     if let ip = IPv4Header(quoted: bytes) {
-      guard bytes.count >= ip.headerLength + 8 else { return nil }
+      guard ip.fragmentOffset == 0, bytes.count >= ip.headerLength + 8 else { return nil }
       let local = Endpoint(IPAddress(ip.source), base.bigEndian16(at: ip.headerLength))
       let remote = Endpoint(IPAddress(ip.destination), base.bigEndian16(at: ip.headerLength + 2))
       return (FourTuple(local: local, remote: remote), ip.proto, ip.headerLength)

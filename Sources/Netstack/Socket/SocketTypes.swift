@@ -24,6 +24,8 @@ package struct ReceiveFlags: OptionSet, Sendable {
   package static var peek: ReceiveFlags { ReceiveFlags(rawValue: 1) }
   /// MSG_TRUNC on a stream: drop the bytes instead of copying them (tcp(7)).
   package static var discard: ReceiveFlags { ReceiveFlags(rawValue: 2) }
+  /// A datagram socket's pending error is told and stays.
+  package static var keepError: ReceiveFlags { ReceiveFlags(rawValue: 4) }
 }
 
 package struct SendFlags: OptionSet, Sendable {

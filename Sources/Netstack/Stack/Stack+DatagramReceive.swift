@@ -134,7 +134,10 @@ extension Stack {
     packet.storage.pointee.charge = UInt32(truncatingIfNeeded: charge)
     packet.storage.pointee.drops = socket.pointee.drops
     let segment = Int(packet.storage.pointee.segmentSize)
-    if packet.storage.pointee.segmentationType != .udpL4 || segment >= count { packet.storage.pointee.segmentSize = 0 }
+    // Only UDP's sockets know of super-frames: others get a packet whole.
+    if packet.storage.pointee.segmentationType != .udpL4 || segment >= count || socket.pointee.kind != .udp {
+      packet.storage.pointee.segmentSize = 0
+    }
     if socket.pointee.kind == .udp {
       env.pointee.statistics.count(
         .udpInDatagrams, packet.storage.pointee.segmentSize == 0 ? 1 : (count + segment - 1) / segment)

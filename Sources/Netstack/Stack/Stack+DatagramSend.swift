@@ -10,6 +10,8 @@ struct DatagramPath {
   var remote: Endpoint
   var nextHop: IPAddress
   var mtu: Int
+  /// RouteDecision's
+  var mtuLocked: Bool
   var kind: RouteDecision.Kind
   var timeToLive: Int
   var typeOfService: UInt8
@@ -74,6 +76,7 @@ extension Stack {
     // A socket that is bound to a group sends from the interface's own address.
     var source = local.isUnspecified || local.isMulticast || routes.isBroadcast(local) ? route.source : local
     if !message.source.isUnspecified {
+      guard message.source.isIPv4 == remote.address.isIPv4 else { throw .invalidArgument }
       guard owns(message.source) || state.pointee.freeBind else { throw .networkUnreachable }
       source = message.source
     }
@@ -85,9 +88,11 @@ extension Stack {
     if message.timeToLive >= 0 { timeToLive = message.timeToLive }
     var typeOfService = isIPv4 ? state.pointee.typeOfService : state.pointee.trafficClass
     if message.typeOfService >= 0 { typeOfService = UInt8(truncatingIfNeeded: message.typeOfService) }
+    // IP_PMTUDISC_PROBE, _INTERFACE and _OMIT go by the device, whatever routers have said (ip_sk_use_pmtu).
+    let mtu = state.pointee.mtuDiscover >= 3 && route.kind != .local ? device.mtu : route.mtu
     return DatagramPath(
-      source: source, remote: remote, nextHop: route.nextHop, mtu: route.mtu, kind: route.kind, timeToLive: timeToLive,
-      typeOfService: typeOfService, flowPort: state.pointee.kind == .udp ? remote.port : 0)
+      source: source, remote: remote, nextHop: route.nextHop, mtu: mtu, mtuLocked: route.mtuLocked, kind: route.kind,
+      timeToLive: timeToLive, typeOfService: typeOfService, flowPort: state.pointee.kind == .udp ? remote.port : 0)
   }
 
   /// EMSGSIZE, which the error queue hears of too (ip_local_error).
@@ -117,7 +122,7 @@ extension Stack {
     let segment = message.segmentSize >= 0 ? message.segmentSize : state.pointee.segmentSize
     if segment > 0 { return try sendSegments(state, bytes, segment, path, mayLend: message.mayLend) }
     let isLarge = bytes.count + headers > path.mtu
-    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
+    if isLarge, state.pointee.cutsNothing {
       throw tooLarge(state, path, mtu: path.mtu)
     }
     guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
@@ -242,7 +247,9 @@ extension Stack {
         trafficClass: path.typeOfService, hopLimit: path.timeToLive, flowLabel: 0, mtu: path.mtu)
     }
     nextIdentification &+= 1
-    let dontFragment = !isLarge && state.pointee.mtuDiscover != 0
+    // IP_PMTUDISC_DO and _PROBE; _WANT unless a router on the way takes less than we believe (ip_dont_fragment).
+    let mode = state.pointee.mtuDiscover
+    let dontFragment = mode == 2 || mode == 3 || mode == 1 && !isLarge && !path.mtuLocked
     sendIPv4(
       packet, proto: proto, source: path.source.v4, destination: path.remote.address.v4, nextHop: path.nextHop,
       typeOfService: path.typeOfService, timeToLive: path.timeToLive, identification: nextIdentification,
@@ -300,9 +307,12 @@ extension Stack {
         throw tooLarge(state, path, mtu: path.mtu)
       }
       if !state.pointee.isInPortTable { try holdPort(state) }
+      var first = message
+      // It goes out of memory that is gone when the device writes the frame.
+      first.mayLend = false
       let made = UnsafeMutablePointer<PendingDatagram>.allocate(capacity: 1)
       made.initialize(
-        to: PendingDatagram(memory: .allocate(byteCount: 65536, alignment: 16), length: 0, message: message))
+        to: PendingDatagram(memory: .allocate(byteCount: 65536, alignment: 16), length: 0, message: first))
       state.pointee.pending = made
     }
     let pending = state.pointee.pending.unsafelyUnwrapped

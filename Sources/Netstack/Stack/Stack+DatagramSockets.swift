@@ -135,6 +135,15 @@ extension Stack {
     state.pointee.remote = remote
   }
 
+  package func hasPeer(_ socket: SocketHandle) -> Bool { datagrams.pointer(socket.slot)?.pointee.remote != nil }
+
+  /// The socket has a peer somewhere else: a port that nobody may send to. disconnect undoes it, and connect.
+  package mutating func hearNobody(_ socket: SocketHandle) throws(SocketError) {
+    let state = try datagram(socket)
+    state.pointee.local.address = state.pointee.boundAddress
+    state.pointee.remote = Endpoint(state.pointee.anyAddress, 0)
+  }
+
   mutating func disconnectDatagram(_ socket: SocketHandle) throws(SocketError) {
     let state = try datagram(socket)
     state.pointee.remote = nil
@@ -182,7 +191,7 @@ extension Stack {
     env.pointee.now = now
     let state = try datagram(socket)
     if let pending = state.pointee.error {
-      state.pointee.error = nil
+      if !flags.contains(.keepError) { state.pointee.error = nil }
       throw pending
     }
     // After SHUT_RD datagrams still come; only a call that would wait ends, with zero (the shell sees to that).
@@ -241,7 +250,7 @@ extension Stack {
       state.pointee.mtuDiscover = value
     case .receiveErrors:
       state.pointee.receiveErrors = on
-      if !on { environment.pointee.pool.releaseAll(&state.pointee.errors) }
+      if !on { state.pointee.forgetErrors(pool: &environment.pointee.pool) }
     case .packetInfo: state.pointee.want(.packetInfo, on)
     case .receiveTTL: state.pointee.want(.timeToLive, on)
     case .receiveTOS: state.pointee.want(.typeOfService, on)

@@ -43,7 +43,7 @@ extension Stack {
   ) throws(SocketError) -> Bool {
     guard count <= path.mostPayload else { throw tooLarge(state, path, mtu: path.mtu) }
     let isLarge = count + path.headerLength > path.mtu
-    if isLarge, state.pointee.mtuDiscover == 2 || state.pointee.mtuDiscover == 3 {
+    if isLarge, state.pointee.cutsNothing {
       throw tooLarge(state, path, mtu: path.mtu)
     }
     return isLarge
@@ -104,7 +104,9 @@ extension Stack {
   private mutating func sendWithHeader(
     _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ path: DatagramPath
   ) throws(SocketError) {
-    guard bytes.count <= path.mtu else { throw tooLarge(state, path, mtu: path.mtu) }
+    // What routers on the way have said is the program's own affair.
+    let limit = path.kind == .local ? path.mtu : device.mtu
+    guard bytes.count <= limit else { throw tooLarge(state, path, mtu: limit) }
     guard bytes.count >= IPv4Header.minimumLength else { throw .invalidArgument }
     let headerLength = Int(bytes[0] & 0xf) * 4
     guard headerLength >= IPv4Header.minimumLength, headerLength <= bytes.count else { throw .invalidArgument }
@@ -127,7 +129,9 @@ extension Stack {
   private mutating func sendWithHeaderIPv6(
     _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ path: DatagramPath
   ) throws(SocketError) {
-    guard bytes.count <= path.mtu else { throw tooLarge(state, path, mtu: path.mtu) }
+    // What routers on the way have said is the program's own affair.
+    let limit = path.kind == .local ? path.mtu : device.mtu
+    guard bytes.count <= limit else { throw tooLarge(state, path, mtu: limit) }
     guard bytes.count >= IPv6Header.length else { throw .invalidArgument }
     let packet = try packetWithHeader(bytes, IPv6Header.length)
     environment.pointee.statistics.count(.ip6OutRequests)
@@ -140,8 +144,7 @@ extension Stack {
     guard let packet = datagramPacket(bytes) else { throw .noBufferSpace }
     if packet.linearCount == 0 {
       // A large one begins in a fragment: its header must be where headers are.
-      _ = packet.copy(
-        from: 0, to: UnsafeMutableRawBufferPointer(start: packet.push(headerLength), count: headerLength))
+      packet.push(headerLength).copyMemory(from: bytes.baseAddress.unsafelyUnwrapped, byteCount: headerLength)
       packet.storage.pointee.fragments[0].base = packet.storage.pointee.fragments[0].base.map { $0 + headerLength }
       packet.storage.pointee.fragments[0].length -= headerLength
     }

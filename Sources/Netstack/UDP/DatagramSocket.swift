@@ -41,6 +41,7 @@ package struct DatagramSocketState: ~Copyable {
   /// IPV6_TCLASS, IPV6_UNICAST_HOPS (0 = the default)
   var trafficClass: UInt8 = 0
   var hopLimit = 0
+  /// IP_MTU_DISCOVER, IPV6_MTU_DISCOVER: 0 DONT, 1 WANT, 2 DO, 3 PROBE, 4 INTERFACE, 5 OMIT
   var mtuDiscover = 1
   /// IP_RECVERR
   var receiveErrors = false
@@ -99,6 +100,9 @@ package struct DatagramSocketState: ~Copyable {
     receiveBuffer = settings.rmemDefault
     sendBuffer = settings.wmemDefault
   }
+
+  /// IP_PMTUDISC_DO, _PROBE and _INTERFACE: what is too large is refused (ip_sk_ignore_df).
+  var cutsNothing: Bool { (2...4).contains(mtuDiscover) }
 
   /// Its family's wildcard.
   var anyAddress: IPAddress { isIPv6 ? .anyIPv6 : .anyIPv4 }

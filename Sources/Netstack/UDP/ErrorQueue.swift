@@ -86,6 +86,14 @@ extension DatagramSocketState {
     return ReceivedError(record: record, datagram: datagram)
   }
 
+  /// IP_RECVERR was turned off.
+  mutating func forgetErrors(pool: inout BufferPool) {
+    while let note = errors.removeFirst() {
+      queuedMemory -= Int(note.storage.pointee.charge)
+      pool.release(note)
+    }
+  }
+
   private static func record(of note: PacketBuffer) -> ErrorRecord {
     note.storage.pointee.head.assumingMemoryBound(to: ErrorRecord.self).pointee
   }
