@@ -23,12 +23,15 @@ enum Membership {
   ) -> Int {
     // Streams join nothing (EPROTO, as in Linux).
     guard description.pointee.kind == .datagram else { return -71 }
+    if level == Level.ipv6, description.pointee.family != Family.inet6 { return -Errno.protocolNotAvailable }
+    guard Int32(bitPattern: length) >= 0 else { return -Errno.invalid }
     guard let value, anp_is_nowhere(value) == 0 else { return length == 0 ? -Errno.invalid : -Errno.fault }
     var request = Request()
     let error = parse(level, name, value, Int(length), &request)
     if error != 0 { return error }
+    // A program that joins at each interface does so at loopback too: no reason to give its socket away.
+    if request.address.isLoopback, !HostRuntime.configuration.loopbackInStack { return -Errno.noDevice }
     if description.pointee.side == .undecided {
-      if request.address.isLoopback { return Sides.becomeKernel(description) }
       let decided = Sides.becomeStack(description, fd)
       if decided != 0 { return decided }
     }
@@ -51,7 +54,7 @@ enum Membership {
     _ description: DescriptionPointer, _ value: UnsafeRawPointer?, _ length: UInt32
   ) -> Int {
     guard description.pointee.kind == .datagram else { return -Errno.invalid }
-    guard length >= 4 else { return -Errno.invalid }
+    guard Int32(bitPattern: length) >= 4 else { return -Errno.invalid }
     guard let value, anp_is_nowhere(value) == 0 else { return -Errno.fault }
     var request = Request()
     if length >= 12 {
@@ -60,6 +63,7 @@ enum Membership {
     } else {
       request.address = address(value, length >= 8 ? 4 : 0)
     }
+    if request.address.isLoopback, !HostRuntime.configuration.loopbackInStack { return -Errno.addressNotAvailable }
     if description.pointee.side == .stack {
       let result = withShard(description) { shard, _ throws(SocketError) in
         isOurs(request.address, request.index, shard) ? 0 : -Errno.addressNotAvailable

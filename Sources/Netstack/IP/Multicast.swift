@@ -136,11 +136,6 @@ package struct MulticastGroups: ~Copyable {
     return !groups[at].filter.isInclude || groups[at].filter.count > 0
   }
 
-  package func accepts(_ group: IPAddress, from source: IPAddress) -> Bool {
-    guard let at = index(group) else { return false }
-    return groups[at].filter.allows(source)
-  }
-
   /// The sockets want `filter` of `group` from now on.
   package mutating func set(_ group: IPAddress, _ filter: SourceFilter, now: Instant) {
     let at: Int

@@ -4,7 +4,8 @@
 import Wire
 
 extension Stack {
-  /// Closes every stream the program still has open: what a kernel does with the descriptors of a process that ends.
+  /// Closes every stream the program still has open, and leaves its groups: what a kernel does with the descriptors of a process
+  /// that ends.
   package mutating func closeAll(now: Instant) {
     var index: UInt32 = 0
     while let used = tcbs.nextInUse(from: index) {
@@ -12,6 +13,7 @@ extension Stack {
       guard tcbs.pointer(at: used).pointee.isOpen else { continue }
       close(SocketHandle(.stream, tcbs.handle(at: used)), now: now)
     }
+    leaveEveryGroup(now: now)
   }
 
   /// The longest SO_LINGER time among connections that are still bringing something over, in seconds; nil where none has one.

@@ -106,6 +106,16 @@ extension Stack {
     flush()
   }
 
+  /// The program has ended.
+  mutating func leaveEveryGroup(now: Instant) {
+    environment.pointee.now = now
+    var index: UInt32 = 0
+    while let used = datagrams.nextInUse(from: index) {
+      index = used + 1
+      leaveAll(datagrams.pointer(at: used))
+    }
+  }
+
   /// Computes the interface's filter of `group` from those of all sockets (RFC 3376 §3.2), and says what has changed.
   private mutating func refresh(_ group: IPAddress) {
     var wanted: SourceFilter?
@@ -228,8 +238,10 @@ extension Stack {
   // MARK: MLD
 
   /// `packet` starts at the ICMPv6 header.
-  mutating func receiveMLD(_ packet: PacketBuffer) {
+  mutating func receiveMLD(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
+    // From a router on this link (RFC 3810 §5.1.14).
+    guard ip.source.isLinkLocal, ip.timeToLive == 1 else { return env.pointee.pool.release(packet) }
     // Routers that speak version 1 understand nothing of our answers; there are hardly any left.
     if let query = MLD.Query(packet.readable) {
       multicast.queried(

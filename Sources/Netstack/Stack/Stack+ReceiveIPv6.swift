@@ -206,7 +206,7 @@ extension Stack {
         packet.push(ip.headerLength)
         return handOver(packet, to: 0, wasLinkBroadcast: ip.wasLinkBroadcast, isDelivered: true)
       }
-      return receiveMLD(packet)
+      return receiveMLD(packet, ip)
     case ICMPv6.echoReply:
       if receiveEchoReply(packet, ip) { return }
     default:
