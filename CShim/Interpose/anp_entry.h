@@ -15,6 +15,8 @@
 
 /// Added to a call's MSG_ flags: it is read, readv, write or writev.
 enum { ANP_PLAIN_IO = 0x01000000 };
+/// Added to a receiving call's: a pending error is told and stays for the next call.
+enum { ANP_KEEP_ERROR = 0x02000000 };
 
 /// `stands_in`: `fd` is a UDP socket in place of one that the kernel refused.
 long anp_entry_socket_created(int fd, int family, int type, int protocol, int stands_in);

@@ -97,8 +97,10 @@ static long receive_messages(int fd, uint64_t entry, struct mmsghdr *messages, u
   if (count > 0 && anp_is_nowhere(messages)) return -EFAULT;
   unsigned done = 0;
   while (done < count) {
-    long result = receive_message(fd, entry, &messages[done].msg_hdr, flags & ~MSG_WAITFORONE);
-    if (result < 0) return done > 0 && result != ANP_PASS ? (long)done : result;
+    // Behind the first datagram an error is the next call's (do_recvmmsg).
+    int keep = done > 0 ? ANP_KEEP_ERROR : 0;
+    long result = receive_message(fd, entry, &messages[done].msg_hdr, (flags & ~MSG_WAITFORONE) | keep);
+    if (result < 0) return done > 0 ? (long)done : result;
     messages[done].msg_len = (unsigned)result;
     done += 1;
     if (flags & MSG_WAITFORONE) flags |= MSG_DONTWAIT;

@@ -91,12 +91,7 @@ private func connect(
     if description.pointee.kind == .datagram, Sides.destination(endpoint.address) == .kernel,
       KernelSide.open(description, fd, for: endpoint.address)
     {
-      _ = withShard(description) { shard, now throws(SocketError) in
-        try shard.pointee.stack.disconnect(description.pointee.handle, now: now)
-        return 0
-      }
-      description.pointee.isConnectedToKernel.store(true, ordering: .relaxed)
-      return passToKernel
+      return KernelSide.connect(description, fd, address, length)
     }
     let waited = Sides.awaitLease(description, for: endpoint.address)
     if waited != 0 { return waited }
@@ -107,14 +102,17 @@ private func connect(
   }
   if description.pointee.isConnectedToKernel.exchange(false, ordering: .relaxed) {
     KernelSide.disconnect(fd)
-    if endpoint.address.isUnspecified { return 0 }
   }
   if description.pointee.kind == .datagram {
-    return withShard(description) { shard, now throws(SocketError) in
+    let result = withShard(description) { shard, now throws(SocketError) in
       try shard.pointee.stack.connect(description.pointee.handle, to: endpoint, now: now)
       description.pointee.deferredPeer = nil
       return 0
     }
+    if result == 0, description.pointee.hasKernelSide.load(ordering: .acquiring) {
+      endpoint.address.isUnspecified ? KernelSide.disconnect(fd) : KernelSide.hearNobody(fd)
+    }
+    return result
   }
   return connectStream(description, endpoint)
 }

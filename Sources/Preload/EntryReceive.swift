@@ -271,7 +271,8 @@ private func takeDatagram(
   _ message: UnsafeMutablePointer<msghdr>?, _ now: Instant
 ) throws(SocketError) -> Int {
   let handle = description.pointee.handle
-  let receiveFlags: ReceiveFlags = flags & MessageFlag.peek != 0 ? .peek : []
+  var receiveFlags: ReceiveFlags = flags & MessageFlag.peek != 0 ? .peek : []
+  if flags & MessageFlag.keepError != 0 { receiveFlags.insert(.keepError) }
   let (first, isWhole) = buffers.piece(at: 0)
   let datagram: ReceivedDatagram
   if isWhole {

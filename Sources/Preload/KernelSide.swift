@@ -37,13 +37,16 @@ enum KernelSide {
     guard isPossible(description) else { return false }
     if description.pointee.side == .stack {
       var port: UInt16 = 0
+      var isConnected = false
       _ = withShard(description) { shard, now throws(SocketError) in
+        isConnected = shard.pointee.stack.hasPeer(description.pointee.handle)
         try shard.pointee.stack.holdAnyPort(description.pointee.handle, now: now)
         port = shard.pointee.stack.localEndpoint(description.pointee.handle).port
         return 0
       }
       // Taken: another will do, only that the two sides then have different ones.
       if !bind(description, fd, destination, port) { _ = bind(description, fd, destination, 0) }
+      if isConnected { hearNobody(fd) }
     }
     return watch(description, fd)
   }
@@ -68,6 +71,30 @@ enum KernelSide {
     guard isPossible(description) else { return }
     disconnect(fd)
     _ = bind(description, fd, description.pointee.wildcard, description.pointee.ephemeralPort)
+  }
+
+  /// connect to a peer on loopback. The stack's side keeps its port and hears nobody from then on.
+  static func connect(
+    _ description: DescriptionPointer, _ fd: Int32, _ address: UnsafeRawPointer?, _ length: UInt32
+  ) -> Int {
+    let result = Int(anp_kernel_connect(fd, address, length))
+    guard result == 0 else { return result }
+    _ = withShard(description) { shard, _ throws(SocketError) in
+      try shard.pointee.stack.hearNobody(description.pointee.handle)
+      return 0
+    }
+    description.pointee.isConnectedToKernel.store(true, ordering: .relaxed)
+    return 0
+  }
+
+  /// The socket is connected to a peer in the network: its kernel's side is connected to itself, so that the kernel refuses strangers.
+  static func hearNobody(_ fd: Int32) {
+    var name = InlineArray<28, UInt8>(repeating: 0)
+    var length: UInt32 = 28
+    withUnsafeMutableBytes(of: &name) { bytes in
+      guard let base = bytes.baseAddress, anp_kernel_getsockname(fd, base, &length) == 0 else { return }
+      _ = anp_kernel_connect(fd, base, length)
+    }
   }
 
   /// connect with AF_UNSPEC: undoes, beside a connection, a port that the kernel has chosen itself (__udp_disconnect).
@@ -95,22 +122,27 @@ enum KernelSide {
 
   private static func watch(_ description: DescriptionPointer, _ fd: Int32) -> Bool {
     anp_state_lock()
-    defer { anp_state_unlock() }
+    var isFirst = false
     if anp_internal_number(home) < 0 {
       let made = anp_kernel_epoll_create()
-      guard made >= 0, anp_internal_adopt(home, made) >= 0 else { return false }
-      let body: @convention(c) (UnsafeMutableRawPointer?) -> Void = { _ in KernelSide.run() }
-      guard anp_thread_start(body, nil, "anp-side", stackBytes) == 0 else {
-        anp_internal_close(home)
-        return false
-      }
+      isFirst = made >= 0 && anp_internal_adopt(home, made) >= 0
     }
+    anp_state_unlock()
+    // Not under the lock: a new thread's memory is from the program's malloc, which may have locks of its own.
+    let body: @convention(c) (UnsafeMutableRawPointer?) -> Void = { _ in KernelSide.run() }
+    let hasFailed = isFirst && anp_thread_start(body, nil, "anp-side", stackBytes) != 0
+    anp_state_lock()
+    defer { anp_state_unlock() }
+    if hasFailed { anp_internal_close(home) }
+    guard anp_internal_number(home) >= 0 else { return false }
     let mark = UInt64(description.pointee.life.generation) << 32 | UInt64(description.pointee.index)
     let edgeTriggered = PollEvent.readable | EpollFlag.edge
-    let result = anp_kernel_epoll_control(anp_internal_number(home), EpollOperation.add, fd, edgeTriggered, mark)
-    guard result == 0 || Int(result) == -Errno.exists else { return false }
+    // First: whoever is woken by what is there already must look.
     description.pointee.hasKernelSide.store(true, ordering: .releasing)
-    return true
+    let result = anp_kernel_epoll_control(anp_internal_number(home), EpollOperation.add, fd, edgeTriggered, mark)
+    if result == 0 || Int(result) == -Errno.exists { return true }
+    description.pointee.hasKernelSide.store(false, ordering: .releasing)
+    return false
   }
 
   /// The thread anp-side.
@@ -142,10 +174,7 @@ enum KernelSide {
     _ description: DescriptionPointer, _ fd: Int32, _ vectors: UnsafePointer<iovec>?, _ count: Int, _ flags: Int32,
     _ message: UnsafeMutablePointer<msghdr>?
   ) -> Int {
-    // First, so that what comes meanwhile is not forgotten.
-    guard description.pointee.kernelReadable.exchange(false, ordering: .sequentiallyConsistent) else {
-      return -Errno.again
-    }
+    guard description.pointee.kernelReadable.load(ordering: .sequentiallyConsistent) else { return -Errno.again }
     var header = msghdr()
     if let message {
       header.msg_name = message.pointee.msg_name
@@ -155,19 +184,30 @@ enum KernelSide {
     }
     header.msg_iov = UnsafeMutablePointer(mutating: vectors)
     header.msg_iovlen = numericCast(count)
-    let kernelFlags = flags & ~MessageFlag.plainIO | MessageFlag.dontWait
+    let kernelFlags = flags & ~(MessageFlag.plainIO | MessageFlag.keepError) | MessageFlag.dontWait
     let result = Int(anp_kernel_recvmsg(fd, &header, kernelFlags))
-    if result == -Errno.again { return result }
-    // There may be more, of which no new edge will tell.
-    var more = pollfd(fd: fd, events: Int16(PollEvent.readable), revents: 0)
-    if anp_kernel_poll_now(&more, 1) != 0 {
-      description.pointee.kernelReadable.store(true, ordering: .sequentiallyConsistent)
-    }
+    noteWhatIsLeft(description, fd)
     if result >= 0, let message {
       message.pointee.msg_namelen = header.msg_namelen
       message.pointee.msg_controllen = header.msg_controllen
       message.pointee.msg_flags = header.msg_flags
     }
     return result
+  }
+
+  /// A side with something in it is never called empty: another thread would go to sleep, and no new edge would wake it.
+  private static func noteWhatIsLeft(_ description: DescriptionPointer, _ fd: Int32) {
+    if isReadable(fd) { return }
+    description.pointee.kernelReadable.store(false, ordering: .sequentiallyConsistent)
+    // What came in between, and was called empty after all.
+    guard isReadable(fd) else { return }
+    description.pointee.kernelReadable.store(true, ordering: .sequentiallyConsistent)
+    Wakes.changed(description, Readiness.readable.rawValue)
+    Wakes.afterUnlock()
+  }
+
+  private static func isReadable(_ fd: Int32) -> Bool {
+    var asked = pollfd(fd: fd, events: Int16(PollEvent.readable), revents: 0)
+    return anp_kernel_poll_now(&asked, 1) != 0
   }
 }

@@ -29,6 +29,8 @@ enum MessageFlag {
   static var fastOpen: Int32 { 0x2000_0000 }
   /// Not Linux's: this call is read or readv (a zero length returns at once), or write or writev.
   static var plainIO: Int32 { 0x0100_0000 }
+  /// Nor is this: a pending error is told and stays for the next call.
+  static var keepError: Int32 { 0x0200_0000 }
 }
 
 enum PollEvent {

@@ -41,6 +41,12 @@ static void show_queue(int fd, size_t room) {
   }
 }
 
+static void *refused_later(void *socket) {
+  sleep_ms(200);
+  sendto(*(int *)socket, data, 10, 0, PEER(7999));
+  return NULL;
+}
+
 int main(void) {
   begin();
   pattern(data, sizeof data, 0);
@@ -148,5 +154,24 @@ int main(void) {
   CALL(epoll_wait(set, &event, 1, 0));
   close(fd);
   close(set);
+
+  section("recvmmsg: an error behind the first datagram is the next call's");
+  fd = udp(7293);
+  set_option(fd, IPPROTO_IP, IP_RECVERR, 1);
+  peer("udp-send u 7293 5");
+  settle();
+  pthread_t thread;
+  pthread_create(&thread, NULL, refused_later, &fd);
+  struct iovec vectors[2] = {{got, 1000}, {got + 1000, 1000}};
+  struct mmsghdr messages[2];
+  memset(messages, 0, sizeof messages);
+  for (int i = 0; i < 2; i++)
+    messages[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1};
+  CALL(recvmmsg(fd, messages, 2, 0, NULL));
+  note("%u", messages[0].msg_len);
+  pthread_join(thread, NULL);
+  show_error(fd);
+  show_queue(fd, 1000);
+  close(fd);
   note("\nend");
 }
