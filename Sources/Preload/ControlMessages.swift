@@ -198,6 +198,7 @@ enum ControlMessages {
     guard let base = message.pointee.msg_control else { return 0 }
     if anp_is_nowhere(base) != 0 { return -Errno.fault }
     let room = Int(message.pointee.msg_controllen)
+    let toIPv6 = goesToIPv6(description, wish)
     var at = 0
     while room - at >= headerSize {
       let length = Int(truncatingIfNeeded: base.load(fromByteOffset: at, as: UInt.self))
@@ -209,7 +210,8 @@ enum ControlMessages {
       switch level {
       case Level.udp where description.pointee.datagramKind == .udp: error = readUDP(type, data, &wish)
       case Level.socket: error = isKnown(type) ? 0 : -Errno.invalid
-      case Level.ip: error = readIP(type, data, &wish)
+      // What is for the other family says nothing of this datagram (ip6_datagram_send_ctl).
+      case Level.ip: error = toIPv6 ? 0 : readIP(type, data, &wish)
       case Level.ipv6 where description.pointee.family == Family.inet6: error = readIPv6(type, data, &wish)
       default: error = 0
       }
@@ -217,6 +219,17 @@ enum ControlMessages {
       at += (length + 7) & ~7
     }
     return 0
+  }
+
+  private static func goesToIPv6(_ description: DescriptionPointer, _ wish: DatagramMessage) -> Bool {
+    if description.pointee.family == Family.inet { return false }
+    if let destination = wish.destination { return !destination.address.isIPv4 }
+    var toIPv6 = true
+    _ = withShard(description) { shard, _ throws(SocketError) in
+      toIPv6 = try !shard.pointee.stack.remoteEndpoint(description.pointee.handle).address.isIPv4
+      return 0
+    }
+    return toIPv6
   }
 
   /// SO_MARK is for the privileged; SO_TIMESTAMPING, SCM_RIGHTS, SCM_CREDENTIALS and SO_PRIORITY have no effect here.

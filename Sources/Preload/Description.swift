@@ -81,7 +81,6 @@ struct Description: ~Copyable, Pooled {
   /// SO_RCVTIMEO, SO_SNDTIMEO, nanoseconds; -1 = none.
   var receiveTimeout: Int64 = -1
   var sendTimeout: Int64 = -1
-  /// IPV6_V6ONLY
   /// IPV6_V6ONLY, while the side is not decided.
   var onlyIPv6 = false
   /// What the socket is bound to where bind was asked for any address.

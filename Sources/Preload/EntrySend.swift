@@ -278,34 +278,19 @@ private func sendDatagram(
   }
   message.more = flags & MessageFlag.more != 0
   if buffers.total > 65535 { return -Errno.messageTooLong }
-  let nonBlocking =
-    flags & MessageFlag.dontWait != 0 || description.pointee.nonBlocking.load(ordering: .relaxed)
-  var deadline: Deadline?
-  while true {
-    if !nonBlocking { anp_wait_prepare() }
-    let expected = description.pointee.writeWord.pointee.load(ordering: .sequentiallyConsistent)
-    let result = withShard(description) { shard, now throws(SocketError) in
-      description.pointee.writeWaiting.store(true, ordering: .sequentiallyConsistent)
-      let (piece, isWhole) = buffers.piece(at: 0)
-      var bytes = UnsafeRawBufferPointer(piece)
-      if !isWhole {
-        buffers.gather(into: shard.pointee.scratch)
-        bytes = UnsafeRawBufferPointer(start: shard.pointee.scratch, count: buffers.total)
-      }
-      message.mayLend = isWhole && bytes.count >= lentDatagramBytes && shard.pointee.callersMayLendFrames
-      return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, message, now: now)
+  // Never waits: a datagram goes to the device at once, and where no port is free Linux too says EAGAIN.
+  let result = withShard(description) { shard, now throws(SocketError) in
+    let (piece, isWhole) = buffers.piece(at: 0)
+    var bytes = UnsafeRawBufferPointer(piece)
+    if !isWhole {
+      buffers.gather(into: shard.pointee.scratch)
+      bytes = UnsafeRawBufferPointer(start: shard.pointee.scratch, count: buffers.total)
     }
-    if message.mayLend { awaitLoan(description) }
-    if result != -Errno.again || nonBlocking { return result }
-    let until = deadline ?? Deadline.after(description.pointee.sendTimeout)
-    deadline = until
-    switch sleep(description, on: description.pointee.writeWord, while: expected, until: until) {
-    case .tryAgain: continue
-    case .timedOut: return -Errno.again
-    case .interrupted: return -Errno.interrupted
-    case .lost: return referenceLost
-    }
+    message.mayLend = isWhole && bytes.count >= lentDatagramBytes && shard.pointee.callersMayLendFrames
+    return try shard.pointee.stack.sendDatagram(description.pointee.handle, bytes, message, now: now)
   }
+  if message.mayLend { awaitLoan(description) }
+  return result
 }
 
 /// From so many bytes on a super-frame is written to the device from the program's memory, which spares one of two copies.

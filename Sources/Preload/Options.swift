@@ -6,7 +6,7 @@ import Netstack
 enum OptionRoute: Equatable {
   /// The stack has it, as an integer; `isBoolean` options are 0 or 1 whatever was set.
   case stack(SocketOption)
-  /// The placeholder remembers it: nothing that the stack does depends on it.
+  /// The placeholder remembers or refuses it: nothing that the stack does depends on it.
   case placeholder
   case receiveTimeout, sendTimeout
   case linger, congestion, information, pendingError
