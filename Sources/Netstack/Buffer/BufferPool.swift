@@ -115,6 +115,19 @@ package struct BufferPool: ~Copyable {
     return true
   }
 
+  /// Puts all bytes of `packet` behind those of `copy`, which has no fragments yet; false where there is no room for them.
+  package mutating func fill(_ copy: PacketBuffer, from packet: PacketBuffer) -> Bool {
+    let length = packet.count
+    let linear = min(length, copy.tailroom)
+    guard length - linear <= Self.largeSize else { return false }
+    _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
+    if linear == length { return true }
+    guard attachLarge(copy), let large = copy.storage.pointee.large else { return false }
+    _ = packet.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: length - linear))
+    copy.addFragment(large, length - linear)
+    return true
+  }
+
   /// Takes the large buffer away again when a frame did not need it.
   @inline(__always)
   package mutating func detachLarge(_ packet: PacketBuffer) {

@@ -93,16 +93,9 @@ extension Stack {
   private func duplicate(_ packet: PacketBuffer) -> PacketBuffer? {
     let env = environment
     guard let copy = env.pointee.pool.allocate() else { return nil }
-    let length = packet.count
-    let linear = min(length, copy.tailroom)
-    _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
-    if linear < length {
-      guard env.pointee.pool.attachLarge(copy), let large = copy.storage.pointee.large else {
-        env.pointee.pool.release(copy)
-        return nil
-      }
-      _ = packet.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: length - linear))
-      copy.addFragment(large, length - linear)
+    guard env.pointee.pool.fill(copy, from: packet) else {
+      env.pointee.pool.release(copy)
+      return nil
     }
     copy.storage.pointee.segmentationType = packet.storage.pointee.segmentationType
     copy.storage.pointee.segmentSize = packet.storage.pointee.segmentSize

@@ -267,15 +267,7 @@ extension Stack {
     let env = environment
     let length = packet.count
     guard let copy = env.pointee.pool.allocateForTransmit() else { return env.pointee.noteDrop(.noBuffer, .ip) }
-    let linear = min(length, copy.tailroom)
-    _ = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(start: copy.put(linear), count: linear))
-    if linear < length {
-      guard env.pointee.pool.attachLarge(copy), let large = copy.storage.pointee.large else {
-        return env.pointee.drop(copy, .noBuffer, .ip)
-      }
-      _ = packet.copy(from: linear, to: UnsafeMutableRawBufferPointer(start: large, count: length - linear))
-      copy.addFragment(large, length - linear)
-    }
+    guard env.pointee.pool.fill(copy, from: packet) else { return env.pointee.drop(copy, .noBuffer, .ip) }
     let timeToLive =
       path.timeToLive > 0 ? UInt8(path.timeToLive) : path.kind == .multicast ? 0 : env.pointee.settings.ipDefaultTTL
     if path.remote.address.isIPv4 {

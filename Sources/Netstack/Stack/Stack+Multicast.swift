@@ -254,6 +254,8 @@ extension Stack {
   /// From a link-local address, with a hop limit of 1 and a router alert (RFC 3810 §5).
   private mutating func reportIPv6(_ record: MulticastRecord) {
     let env = environment
+    // Nobody speaks of all nodes, nor of what stays on this machine (RFC 3810 §6).
+    guard record.group != .allNodes, record.group.high >> 48 & 0xf > 1 else { return }
     var source = IPAddress.anyIPv6
     for i in 0..<addresses.count where !addresses[i].address.isIPv4 && addresses[i].address.isLinkLocal {
       source = addresses[i].address
