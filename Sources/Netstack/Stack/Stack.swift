@@ -74,6 +74,11 @@ package struct StackConfiguration: Sendable {
   package init() {}
 }
 
+private struct InterfaceState {
+  var addresses = InterfaceAddresses()
+  var routers = RouterDiscovery()
+}
+
 package struct Stack: ~Copyable {
   /// Shared by all layers; at a fixed address.
   let environment: EnvironmentPointer
@@ -81,7 +86,12 @@ package struct Stack: ~Copyable {
   /// Super-segments of more than 64 KB go out from then on.
   var bigPacketsFrom = Instant.zero
   /// The interface's addresses, of both families.
-  package internal(set) var addresses = InterfaceAddresses()
+  package internal(set) var addresses: InterfaceAddresses {
+    _read { yield interface.pointee.addresses }
+    nonmutating _modify { yield &interface.pointee.addresses }
+  }
+  /// Apart, as it is large and seldom needed: a stack is small enough to be handed over by value.
+  private let interface: UnsafeMutablePointer<InterfaceState>
   let timestampSecret: HashKey
   package let steering: Steering
   /// Packets for other stacks that share the address.
@@ -97,7 +107,10 @@ package struct Stack: ~Copyable {
   var icmpLimiter: ICMPRateLimiter
   var nextIdentification: UInt16
   /// IPv6: what routers have advertised, and what is due to be asked or to expire.
-  package internal(set) var routers = RouterDiscovery()
+  package internal(set) var routers: RouterDiscovery {
+    _read { yield interface.pointee.routers }
+    nonmutating _modify { yield &interface.pointee.routers }
+  }
   var isIPv6On = false
   let isLoopbackOn: Bool
   let autoconfiguresIPv6: Bool
@@ -145,6 +158,8 @@ package struct Stack: ~Copyable {
       to: Environment(
         settings: configuration.settings, secret: configuration.secret, seed: configuration.seed, now: now))
     environment = env
+    interface = .allocate(capacity: 1)
+    interface.initialize(to: InterfaceState())
     device = configuration.device
     timestampSecret = configuration.timestampSecret ?? configuration.secret
     isLoopbackOn = configuration.loopback
