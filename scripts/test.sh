@@ -11,45 +11,52 @@ passed=0
 failed=0
 
 title() { printf '\n=== %s\n' "$*"; }
-sum() { # sum PASSED FAILED
-  passed=$((passed + $1))
-  failed=$((failed + $2))
+# tally WHAT PASSED FAILED [OUTPUT]: adds to the sum; what failed is told again at the end, with the lines of OUTPUT that say so.
+tally() {
+  passed=$((passed + $2))
+  failed=$((failed + $3))
+  (($3 > 0)) || return 0
+  echo "failed: $1" >>"$work/failures"
+  [[ -z ${4-} ]] || grep -aE '\bFAIL|^failed: |✘|error: ' "$4" | sed 's/^/  /' | tail -n 60 >>"$work/failures"
 }
 
 # unit NAME ARGUMENTS...: `swift test`, counted from its report; a build that fails is one failure.
 unit() {
-  title "$1"
+  local name=$1 report=$work/report
+  title "$name"
   shift
-  local report=$work/report
   rm -f "$report"*
-  swift test --xunit-output "$report.xml" "$@"
-  local status=$? tests failures
+  swift test --xunit-output "$report.xml" "$@" 2>&1 | tee "$work/output"
+  local status=${PIPESTATUS[0]} tests failures
   # A test may hold several <failure>s.
   read -r tests failures < <(cat "$report"*.xml 2>/dev/null | tr '\n' ' ' | sed 's/<testcase/\n&/g' |
     awk '/^<testcase/ { tests++; if (/<failure|<error/) failures++ } END { print tests + 0, failures + 0 }')
   # A crash leaves no report, or one without failures.
   ((status == 0 || failures > 0)) || failures=1
   ((tests >= failures)) || tests=$failures
-  sum $((tests - failures)) "$failures"
+  tally "$name" $((tests - failures)) "$failures" "$work/output"
 }
 
 # counted NAME COMMAND...: a script whose last line is "N passed, N failed".
 counted() {
-  title "$1"
+  local name=$1
+  title "$name"
   shift
   "$@" 2>&1 | tee "$work/output"
   local status=${PIPESTATUS[0]} ok bad
   read -r ok bad < <(sed -n 's/^\([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' "$work/output" | tail -n 1)
   if [[ -z ${bad-} ]]; then ok=0 bad=1; fi
   ((status == 0 || bad > 0)) || bad=1
-  sum "$ok" "$bad"
+  tally "$name" "$ok" "$bad" "$work/output"
 }
 
 # one NAME COMMAND...: counts as one check.
 one() {
-  title "$1"
+  local name=$1
+  title "$name"
   shift
-  if "$@"; then sum 1 0; else sum 0 1; fi
+  "$@" 2>&1 | tee "$work/output"
+  if ((PIPESTATUS[0] == 0)); then tally "$name" 1 0; else tally "$name" 0 1 "$work/output"; fi
 }
 
 simulate() {
@@ -84,7 +91,7 @@ case ${1-} in
       ASAN_OPTIONS=detect_leaks=0 counted "programs under AddressSanitizer" scripts/run-tests.sh --quick \
         --library "$runtime:$here/.build-embedded-address/release/libanp.so" 'curl.*' 'python.*' 'redis.*'
     else
-      sum 0 1
+      tally "an AddressSanitizer build of the library" 0 1
     fi
     ;;
   settings)
@@ -101,5 +108,6 @@ case ${1-} in
     ;;
 esac
 
+[[ ! -e $work/failures ]] || { echo && cat "$work/failures"; }
 printf '\n%s passed, %s failed\n' "$passed" "$failed"
 ((failed == 0))

@@ -373,7 +373,7 @@ def closes(side):
 @alone("start-up", rounds=1, ratio=Goal("start-up of /bin/true against an empty library", most=1.1, aim=1.0))
 def start_up(side):
     out = subprocess.run(
-        [Options.startup, Options.empty, side.library, "400", "9", "/bin/true"], capture_output=True, text=True, check=True
+        [Options.startup, Options.empty, side.library, "400", "/bin/true"], capture_output=True, text=True, check=True
     ).stdout
     return {"ratio": float(re.search(r"ratio ([0-9.]+)", out).group(1))}
 

@@ -12,6 +12,7 @@
 //           takeStrays() … receiveStray()                  where several stacks share an address (Stack+Steering.swift)
 //           hasLeaseNews, takeLeaseNews()                  where the address is leased (Stack+DHCP.swift)
 
+import Synchronization
 import Wire
 
 /// What the device under the stack can do.
@@ -151,6 +152,7 @@ package struct Stack: ~Copyable {
   var transmitQueue = PacketQueue()
   /// Packets to our own address, on their way back in.
   var loopbackQueue = PacketQueue()
+  private let pin = Atomic<UInt8>(0)
 
   package init(_ configuration: StackConfiguration, now: Instant) {
     let env = EnvironmentPointer.allocate(capacity: 1)
