@@ -5,7 +5,7 @@ import Wire
 
 enum ConfiguredRoutes {
   /// Adds those that the stack's addresses reach; again once they have changed.
-  static func add(_ configuration: HostConfiguration, _ linkNumber: Int, to stack: inout Stack) {
+  static func add(_ configuration: borrowing HostConfiguration, _ linkNumber: Int, to stack: inout Stack) {
     for i in 0..<configuration.routes.count {
       let route = configuration.routes[i]
       if let other = route.link, other != linkNumber { continue }

@@ -146,7 +146,7 @@ package struct ConfigurationError: Error, @unchecked Sendable {
   }
 }
 
-package struct HostConfiguration {
+package struct HostConfiguration: ~Copyable {
   package enum Output {
     case none, standardError
     case file(UnsafePointer<CChar>)
@@ -193,6 +193,7 @@ package struct HostConfiguration {
 
   /// ANP_LOOPBACK=stack, or a part of it in ANP_TAKE: the program's loopback is the stack's.
   package private(set) var loopbackInStack = false
+  private let inMemory = InMemory()
 
   /// The stack speaks IPv6.
   package var hasIPv6: Bool {
@@ -272,8 +273,8 @@ package struct HostConfiguration {
       guard cursor.atEnd else { throw Self.badBusyPoll(value) }
     }
     if let value = lookup("ANP_DNS") { try parseNameServers(value) }
-    if let value = lookup("ANP_TAKE") { try parseNetworks("ANP_TAKE", value, &take) }
-    if let value = lookup("ANP_BYPASS") { try parseNetworks("ANP_BYPASS", value, &bypass) }
+    if let value = lookup("ANP_TAKE") { try Self.parseNetworks("ANP_TAKE", value, &take) }
+    if let value = lookup("ANP_BYPASS") { try Self.parseNetworks("ANP_BYPASS", value, &bypass) }
     if let value = lookup("ANP_LOOPBACK") {
       var cursor = TextCursor(cString: value)
       loopbackInStack = cursor.take(word: "stack")
@@ -423,7 +424,7 @@ package struct HostConfiguration {
     guard cursor.atEnd else { throw error }
   }
 
-  private func parseNetworks(
+  private static func parseNetworks(
     _ variable: StaticString, _ value: UnsafePointer<CChar>, _ list: inout NetworkList
   ) throws(ConfigurationError) {
     var cursor = TextCursor(cString: value)

@@ -12,7 +12,6 @@ extension HostRuntime {
   /// ANP_ADDR=dhcp on the device that the stack is on, or will be.
   package static var isLeaseNeededToDescribe: Bool {
     if shard != nil { return lacksLease }
-    let configuration = configuration
     guard configuration.error == nil else { return false }
     if configuration.linkCount == 1 { return configuration.link(0).usesDHCP }
     let asking = anp_interface_socket()
@@ -33,7 +32,6 @@ extension HostRuntime {
       if index > 0 { interface.pointee.index = index }
       return true
     }
-    let configuration = configuration
     let link = configuration.link(likelyLink(configuration, asking))
     interface.pointee.name = link.device
     let index = anp_interface_index(asking, link.device)
@@ -78,7 +76,7 @@ extension HostRuntime {
   }
 
   /// The device that start() would take now: the first that is free.
-  private static func likelyLink(_ configuration: HostConfiguration, _ asking: Int32) -> Int {
+  private static func likelyLink(_ configuration: borrowing HostConfiguration, _ asking: Int32) -> Int {
     guard configuration.linkCount > 1 else { return 0 }
     for i in 0..<configuration.linkCount {
       let name = configuration.link(i).device

@@ -71,9 +71,8 @@ enum Leases {
       room.copyMemory(from: news.granting)
       let granting = UnsafeRawBufferPointer(rebasing: room[..<news.granting.count])
       let hardware = first.pointee.stack.device.hardwareAddress
-      let configuration = HostRuntime.configuration
       if news.lease != nil {
-        ConfiguredRoutes.add(configuration, knowledge.pointee.linkNumber, to: &first.pointee.stack)
+        ConfiguredRoutes.add(HostRuntime.configuration, knowledge.pointee.linkNumber, to: &first.pointee.stack)
       }
       knowledge.pointee.hasNoRoom = first.pointee.stack.leaseHasNoRoom
       anp_unlock(first.pointee.lockWord)

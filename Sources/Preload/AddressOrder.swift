@@ -51,8 +51,7 @@ enum StackAddresses {
     }
     if HostRuntime.shard != nil { return false }
     // Those that the stack will have once it has begun: a leased one, a link-local one.
-    let configuration = HostRuntime.configuration
-    return family == Family.inet6 ? configuration.hasIPv6 : configuration.link(0).usesDHCP
+    return family == Family.inet6 ? HostRuntime.configuration.hasIPv6 : HostRuntime.configuration.link(0).usesDHCP
   }
 
   /// Where packets to `destination` would come from, and how long the prefix of that address's network is; nil where there is no

@@ -23,10 +23,10 @@ enum DeferredConnect {
 
   /// What a stack would send from, where the settings alone say so.
   private static func source(toward peer: IPAddress) -> IPAddress? {
-    let configuration = HostRuntime.configuration
-    guard configuration.error == nil, configuration.linkCount == 1, configuration.routes.count == 0, !peer.isMulticast
+    guard HostRuntime.configuration.error == nil, HostRuntime.configuration.linkCount == 1,
+      HostRuntime.configuration.routes.count == 0, !peer.isMulticast
     else { return nil }
-    let link = configuration.link(0)
+    let link = HostRuntime.configuration.link(0)
     guard peer.isIPv4 else { return source6(toward: peer, link) }
     guard !link.usesDHCP, link.addresses.count == 1 else { return nil }
     return link.addresses[0].address

@@ -258,8 +258,8 @@ struct ConfigurationTests {
     #expect(c.error == nil)
     #expect(c.matchesTake(v4(10, 255, 0, 1)) && !c.matchesTake(v4(11, 0, 0, 1)))
     #expect(c.matchesTake(v4(192, 0, 2, 7)) && !c.matchesTake(v4(192, 0, 2, 8)))
-    #expect(c.matchesTake(IPAddress(high: 0x2001_0db8_1234_0000, low: 1)))
-    #expect(!c.matchesTake(IPAddress(high: 0x2001_0db9_0000_0000, low: 1)))
+    #expect(c.matchesTake(IPAddress(high: 0x2001_0db8_1234_0000, low: 1)) == true)
+    #expect(c.matchesTake(IPAddress(high: 0x2001_0db9_0000_0000, low: 1)) == false)
     #expect(c.matchesBypass(v4(1, 2, 3, 4)) && c.matchesBypass(IPAddress(high: 1, low: 2)))
     let many = (0..<32).map { "10.0.\($0).0/24" }.joined(separator: ",")
     #expect(configuration(["ANP_TAKE": many]).error == nil)
@@ -301,8 +301,8 @@ struct ConfigurationTests {
 
   @Test("ANP_FALLBACK counts even where something else is wrong")
   func fallback() {
-    #expect(configuration(["ANP_FALLBACK": "kernel", "ANP_MTU": "x"]).fallbackToKernel)
-    #expect(!configuration(["ANP_FALLBACK": ""]).fallbackToKernel)
+    #expect(configuration(["ANP_FALLBACK": "kernel", "ANP_MTU": "x"]).fallbackToKernel == true)
+    #expect(configuration(["ANP_FALLBACK": ""]).fallbackToKernel == false)
   }
 }
 

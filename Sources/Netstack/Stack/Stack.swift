@@ -12,7 +12,6 @@
 //           takeStrays() … receiveStray()                  where several stacks share an address (Stack+Steering.swift)
 //           hasLeaseNews, takeLeaseNews()                  where the address is leased (Stack+DHCP.swift)
 
-import Synchronization
 import Wire
 
 /// What the device under the stack can do.
@@ -75,11 +74,6 @@ package struct StackConfiguration: Sendable {
   package init() {}
 }
 
-private struct InterfaceState {
-  var addresses = InterfaceAddresses()
-  var routers = RouterDiscovery()
-}
-
 package struct Stack: ~Copyable {
   /// Shared by all layers; at a fixed address.
   let environment: EnvironmentPointer
@@ -87,12 +81,7 @@ package struct Stack: ~Copyable {
   /// Super-segments of more than 64 KB go out from then on.
   var bigPacketsFrom = Instant.zero
   /// The interface's addresses, of both families.
-  package internal(set) var addresses: InterfaceAddresses {
-    _read { yield interface.pointee.addresses }
-    nonmutating _modify { yield &interface.pointee.addresses }
-  }
-  /// Apart, as it is large and seldom needed: a stack is small enough to be handed over by value.
-  private let interface: UnsafeMutablePointer<InterfaceState>
+  package internal(set) var addresses = InterfaceAddresses()
   let timestampSecret: HashKey
   package let steering: Steering
   /// Packets for other stacks that share the address.
@@ -108,10 +97,7 @@ package struct Stack: ~Copyable {
   var icmpLimiter: ICMPRateLimiter
   var nextIdentification: UInt16
   /// IPv6: what routers have advertised, and what is due to be asked or to expire.
-  package internal(set) var routers: RouterDiscovery {
-    _read { yield interface.pointee.routers }
-    nonmutating _modify { yield &interface.pointee.routers }
-  }
+  package internal(set) var routers = RouterDiscovery()
   var isIPv6On = false
   let isLoopbackOn: Bool
   let autoconfiguresIPv6: Bool
@@ -152,7 +138,7 @@ package struct Stack: ~Copyable {
   var transmitQueue = PacketQueue()
   /// Packets to our own address, on their way back in.
   var loopbackQueue = PacketQueue()
-  private let pin = Atomic<UInt8>(0)
+  private let inMemory = InMemory()
 
   package init(_ configuration: StackConfiguration, now: Instant) {
     let env = EnvironmentPointer.allocate(capacity: 1)
@@ -160,8 +146,6 @@ package struct Stack: ~Copyable {
       to: Environment(
         settings: configuration.settings, secret: configuration.secret, seed: configuration.seed, now: now))
     environment = env
-    interface = .allocate(capacity: 1)
-    interface.initialize(to: InterfaceState())
     device = configuration.device
     timestampSecret = configuration.timestampSecret ?? configuration.secret
     isLoopbackOn = configuration.loopback
