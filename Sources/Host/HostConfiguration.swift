@@ -92,7 +92,8 @@ package struct RouteConfigurations: Sendable {
   package subscript(_ i: Int) -> RouteConfiguration { list[i] }
 }
 
-package struct NetworkList {
+package struct NetworkList: ~Copyable {
+  private let inMemory = InMemory()
   package static var capacity: Int { 32 }
   private var networks = InlineArray<32, Network>(repeating: Network(.anyIPv6, prefix: 128))
   package private(set) var count = 0

@@ -78,7 +78,7 @@ package struct Receiver {
     var first = true
     while left > 0 {
       let me = shard.pointee.work.receiver
-      let device = shard.pointee.work.device
+      let queue = shard.pointee.work.device.queue
       var error: Int32 = 0
       var lost = 0
       var n = 0
@@ -86,10 +86,10 @@ package struct Receiver {
       if me.posted > 0 {
         n = Int(
           anp_tap_read(
-            device.descriptor, Int32(device.headerSize), me.ring + (me.posted &- 1), me.smallSize, BufferPool.largeSize,
+            queue.descriptor, Int32(queue.headerSize), me.ring + (me.posted &- 1), me.smallSize, BufferPool.largeSize,
             Int32(min(wanted, me.posted)), batchBytes, me.results, &error))
       } else {
-        lost = me.discard(device, wanted, &error)
+        lost = me.discard(queue, wanted, &error)
       }
       if skipIdle, n == 0, lost == 0, error == EAGAIN {
         return Outcome(end: .empty, frames: budget &- left, isBulk: isBulk)
@@ -107,7 +107,7 @@ package struct Receiver {
       shard.pointee.runTimers()
       shard.pointee.work.receiver.posted &-= n
       for i in 0..<n {
-        shard.pointee.work.calls.readBytes &+= UInt64(me.results[i].length) &+ UInt64(device.headerSize)
+        shard.pointee.work.calls.readBytes &+= UInt64(me.results[i].length) &+ UInt64(queue.headerSize)
         if me.results[i].header.segmentation_type != 0 { shard.pointee.work.calls.readSuperFrames &+= 1 }
         shard.pointee.stack.receive(me.packet(i), now: now)
       }
@@ -164,11 +164,11 @@ package struct Receiver {
 
   /// Reads frames for which there is no buffer, so that the device does not stay readable for ever.
   @inline(never)
-  private func discard(_ device: TAPDevice, _ count: Int, _ error: inout Int32) -> Int {
+  private func discard(_ queue: TAPDevice.Queue, _ count: Int, _ error: inout Int32) -> Int {
     var lost = 0
     var buffer = waste
     while lost < count {
-      let n = anp_tap_read(device.descriptor, Int32(device.headerSize), &buffer, 8, 8, 1, 16, results, &error)
+      let n = anp_tap_read(queue.descriptor, Int32(queue.headerSize), &buffer, 8, 8, 1, 16, results, &error)
       guard n == 1 else { break }
       lost &+= 1
     }

@@ -132,7 +132,7 @@ package struct Shard: ~Copyable {
       if changed { host.pointee.after_unlock() }
       changed = false
       me.pointee.work.log.write()
-      me.pointee.work.transmitter.write(me.pointee.work.device, me.pointee.work.capture)
+      me.pointee.work.transmitter.write(me.pointee.work.device.queue, me.pointee.work.capture)
       anp_lock(me.pointee.lockWord)
       me.pointee.work.isDraining = false
       Transmitter.finish(me)
@@ -212,7 +212,7 @@ package struct Shard: ~Copyable {
     work.isPolling = false
     work.residence = Residence()
     if work.isDraining {
-      work.transmitter.write(work.device, work.capture)
+      work.transmitter.write(work.device.queue, work.capture)
       Transmitter.finish(here)
       work.isDraining = false
     }

@@ -31,9 +31,18 @@ package struct DeviceError: Error {
 }
 
 package struct TAPDevice {
-  package internal(set) var descriptor: Int32
-  /// Bytes of virtio_net_hdr in front of each frame: 10, or 0 where the device was made without.
-  package let headerSize: Int
+  /// What is needed for each frame.
+  struct Queue {
+    var descriptor: Int32
+    /// Bytes of virtio_net_hdr in front of each frame: 10, or 0 where the device was made without.
+    let headerSize: Int
+  }
+  var queue: Queue
+  package internal(set) var descriptor: Int32 {
+    get { queue.descriptor }
+    set { queue.descriptor = newValue }
+  }
+  package var headerSize: Int { queue.headerSize }
   package let capabilities: DeviceCapabilities
   /// The interface's number in the kernel.
   package let index: UInt32
@@ -158,8 +167,8 @@ package struct TAPDevice {
     let index = UInt32(max(0, anp_interface_index(asking, name)))
     capabilities.hostAddresses6 = DeviceHostAddresses(interface: index).first
     return TAPDevice(
-      descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0, capabilities: capabilities,
-      index: index)
+      queue: Queue(descriptor: descriptor, headerSize: hasHeader ? Int(ANP_VNET_HEADER_SIZE) : 0),
+      capabilities: capabilities, index: index)
   }
 
   /// IFF_TAP or IFF_TUN and IFF_MULTI_QUEUE must be what the device was made with, EINVAL otherwise; IFF_VNET_HDR some old

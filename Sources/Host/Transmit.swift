@@ -41,32 +41,32 @@ struct Transmitter {
   }
 
   /// Without the lock.
-  func write(_ device: TAPDevice, _ capture: Capture) {
+  func write(_ queue: TAPDevice.Queue, _ capture: Capture) {
     for i in 0..<count {
       if capture.isOn { capture.record(frames[i], .outbound) }
-      results[i] = write(frames[i], device)
+      results[i] = write(frames[i], queue)
     }
   }
 
-  private func write(_ packet: PacketBuffer, _ device: TAPDevice) -> Int {
+  private func write(_ packet: PacketBuffer, _ queue: TAPDevice.Queue) -> Int {
     let storage = packet.storage
-    if storage.pointee.fragmentCount == 0, packet.headroom >= device.headerSize, whole == nil {
+    if storage.pointee.fragmentCount == 0, packet.headroom >= queue.headerSize, whole == nil {
       // In one piece: the header goes into the headroom, and one write is cheaper than a gathered one of two.
       describe(packet)
-      let start = packet.base - device.headerSize
-      start.copyMemory(from: header, byteCount: device.headerSize)
-      return anp_write(device.descriptor, start, packet.linearCount &+ device.headerSize)
+      let start = packet.base - queue.headerSize
+      start.copyMemory(from: header, byteCount: queue.headerSize)
+      return anp_write(queue.descriptor, start, packet.linearCount &+ queue.headerSize)
     }
     var used = 0
-    if device.headerSize > 0 {
+    if queue.headerSize > 0 {
       describe(packet)
-      vectors[0] = iovec(iov_base: header, iov_len: device.headerSize)
+      vectors[0] = iovec(iov_base: header, iov_len: queue.headerSize)
       used = 1
     }
     if let whole {
       let length = packet.copy(from: 0, to: UnsafeMutableRawBufferPointer(rebasing: whole[..<packet.count]))
       vectors[used] = iovec(iov_base: whole.baseAddress, iov_len: length)
-      return anp_writev(device.descriptor, vectors, Int32(used &+ 1))
+      return anp_writev(queue.descriptor, vectors, Int32(used &+ 1))
     }
     vectors[used] = iovec(iov_base: packet.base, iov_len: packet.linearCount)
     used &+= 1
@@ -77,7 +77,7 @@ struct Transmitter {
       used &+= 1
       i &+= 1
     }
-    return anp_writev(device.descriptor, vectors, Int32(used))
+    return anp_writev(queue.descriptor, vectors, Int32(used))
   }
 
   /// virtio_net_hdr: what the device has to finish.

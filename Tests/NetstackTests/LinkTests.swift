@@ -160,20 +160,20 @@ struct NeighborTableTests {
   func resolution() {
     var pool = BufferPool()
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
+    var settings = Settings()
     let first = pool.allocate()!
     let second = pool.allocate()!
-    #expect(describe(table.resolve(address, packet: first, now: .zero, settings: settings)) == "queued, ask")
-    #expect(describe(table.resolve(address, packet: second, now: .zero, settings: settings)) == "queued")
+    #expect(describe(table.resolve(address, packet: first, now: .zero, settings: &settings)) == "queued, ask")
+    #expect(describe(table.resolve(address, packet: second, now: .zero, settings: &settings)) == "queued")
     #expect(table.lookup(address) == nil)
     var released = table.learned(
-      address, peerHardware, how: .reply(solicited: true), now: after(3), settings: settings)
+      address, peerHardware, how: .reply(solicited: true), now: after(3), settings: &settings)
     #expect(released.count == 2)
     #expect(released.removeFirst() == first)
     #expect(released.removeFirst() == second)
-    #expect(table.state(address, now: after(3), settings: settings) == .reachable)
+    #expect(table.state(address, now: after(3), settings: &settings) == .reachable)
     #expect(table.nextDeadline() == nil)
-    #expect(describe(table.resolve(address, packet: first, now: after(4), settings: settings)) == "resolved 5")
+    #expect(describe(table.resolve(address, packet: first, now: after(4), settings: &settings)) == "resolved 5")
     pool.release(first)
     pool.release(second)
     #expect(pool.outstanding == 0)
@@ -183,26 +183,26 @@ struct NeighborTableTests {
   func failure() {
     var pool = BufferPool()
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
-    _ = table.resolve(address, packet: pool.allocate()!, now: .zero, settings: settings)
-    #expect(describe(table.nextAction(now: after(999), settings: settings)) == "nothing")
+    var settings = Settings()
+    _ = table.resolve(address, packet: pool.allocate()!, now: .zero, settings: &settings)
+    #expect(describe(table.nextAction(now: after(999), settings: &settings)) == "nothing")
     for second in 1...2 {
       #expect(table.nextDeadline()! <= after(second * 1000))
-      #expect(describe(table.nextAction(now: after(second * 1000), settings: settings)) == "ask all")
-      #expect(describe(table.nextAction(now: after(second * 1000), settings: settings)) == "nothing")
+      #expect(describe(table.nextAction(now: after(second * 1000), settings: &settings)) == "ask all")
+      #expect(describe(table.nextAction(now: after(second * 1000), settings: &settings)) == "nothing")
       #expect(table.nextDeadline() == after(second * 1000 + 1000))
     }
-    guard case .failed(address, let queue) = table.nextAction(now: after(3000), settings: settings) else {
+    guard case .failed(address, let queue) = table.nextAction(now: after(3000), settings: &settings) else {
       Issue.record("did not fail")
       return
     }
     #expect(queue.count == 1)
     release(queue, &pool)
-    #expect(table.state(address, now: after(3000), settings: settings) == .failed)
+    #expect(table.state(address, now: after(3000), settings: &settings) == .failed)
     #expect(table.nextDeadline() == nil)
     // The next packet starts anew.
     let again = pool.allocate()!
-    #expect(describe(table.resolve(address, packet: again, now: after(3001), settings: settings)) == "queued, ask")
+    #expect(describe(table.resolve(address, packet: again, now: after(3001), settings: &settings)) == "queued, ask")
     while let queue = table.removeWaiting() { release(queue, &pool) }
     #expect(pool.outstanding == 0)
   }
@@ -211,19 +211,19 @@ struct NeighborTableTests {
   func probing() {
     var pool = BufferPool()
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
+    var settings = Settings()
     let packet = pool.allocate()!
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
-    #expect(table.state(address, now: .zero, settings: settings) == .stale)
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
+    #expect(table.state(address, now: .zero, settings: &settings) == .stale)
     #expect(table.nextDeadline() == nil, "a stale entry waits for a packet")
-    #expect(describe(table.resolve(address, packet: packet, now: after(100), settings: settings)) == "resolved 5")
-    #expect(table.state(address, now: after(100), settings: settings) == .delay)
-    #expect(describe(table.nextAction(now: after(5099), settings: settings)) == "nothing")
+    #expect(describe(table.resolve(address, packet: packet, now: after(100), settings: &settings)) == "resolved 5")
+    #expect(table.state(address, now: after(100), settings: &settings) == .delay)
+    #expect(describe(table.nextAction(now: after(5099), settings: &settings)) == "nothing")
     for second in 0..<3 {
-      #expect(describe(table.nextAction(now: after(5100 + second * 1000), settings: settings)) == "ask 5")
+      #expect(describe(table.nextAction(now: after(5100 + second * 1000), settings: &settings)) == "ask 5")
     }
-    #expect(describe(table.resolve(address, packet: packet, now: after(7200), settings: settings)) == "resolved 5")
-    #expect(describe(table.nextAction(now: after(8100), settings: settings)) == "failed, 0 waited")
+    #expect(describe(table.resolve(address, packet: packet, now: after(7200), settings: &settings)) == "resolved 5")
+    #expect(describe(table.nextAction(now: after(8100), settings: &settings)) == "failed, 0 waited")
     #expect(table.lookup(address) == nil)
     pool.release(packet)
   }
@@ -232,14 +232,14 @@ struct NeighborTableTests {
   func confirmation() {
     var pool = BufferPool()
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
+    var settings = Settings()
     let packet = pool.allocate()!
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
-    _ = table.resolve(address, packet: packet, now: .zero, settings: settings)
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
+    _ = table.resolve(address, packet: packet, now: .zero, settings: &settings)
     table.confirm(address, now: after(4000))
-    #expect(table.state(address, now: after(4000), settings: settings) == .reachable)
+    #expect(table.state(address, now: after(4000), settings: &settings) == .reachable)
     #expect(table.nextDeadline() == nil)
-    #expect(describe(table.nextAction(now: after(10_000), settings: settings)) == "nothing")
+    #expect(describe(table.nextAction(now: after(10_000), settings: &settings)) == "nothing")
     table.confirm(IPAddress(here), now: after(4000))
     #expect(table.count == 1, "a confirmation makes no entry")
     pool.release(packet)
@@ -248,62 +248,62 @@ struct NeighborTableTests {
   @Test("RFC 4861 §6.3.2: the reachable time is between half and one and a half of the base", arguments: 0..<30)
   func reachableTime(seed: UInt64) {
     var table = NeighborTable(seed: seed, now: .zero)
-    let settings = Settings()
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
-    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: settings)
-    #expect(table.state(address, now: after(14_999), settings: settings) == .reachable)
-    #expect(table.state(address, now: after(45_001), settings: settings) == .stale)
+    var settings = Settings()
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
+    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: &settings)
+    #expect(table.state(address, now: after(14_999), settings: &settings) == .reachable)
+    #expect(table.state(address, now: after(45_001), settings: &settings) == .stale)
   }
 
   @Test("Who asks for us is remembered; other news about strangers is not")
   func strangers() {
-    let settings = Settings()
+    var settings = Settings()
     for how in [NeighborEvidence.reply(solicited: true), .reply(solicited: false), .gratuitous, .overheard] {
       var table = NeighborTable(seed: 1, now: .zero)
-      _ = table.learned(address, peerHardware, how: how, now: .zero, settings: settings)
+      _ = table.learned(address, peerHardware, how: how, now: .zero, settings: &settings)
       #expect(table.count == 0)
     }
     var table = NeighborTable(seed: 1, now: .zero)
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
     #expect(table.lookup(address) == peerHardware)
   }
 
   @Test("A second answer within a second does not replace the first; an announcement does, and makes the entry stale")
   func changes() {
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
-    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: settings)
-    _ = table.learned(address, otherHardware, how: .reply(solicited: true), now: after(500), settings: settings)
+    var settings = Settings()
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
+    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: &settings)
+    _ = table.learned(address, otherHardware, how: .reply(solicited: true), now: after(500), settings: &settings)
     #expect(table.lookup(address) == peerHardware)
-    _ = table.learned(address, otherHardware, how: .gratuitous, now: after(600), settings: settings)
+    _ = table.learned(address, otherHardware, how: .gratuitous, now: after(600), settings: &settings)
     #expect(table.lookup(address) == otherHardware)
-    #expect(table.state(address, now: after(600), settings: settings) == .stale)
-    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: after(1700), settings: settings)
+    #expect(table.state(address, now: after(600), settings: &settings) == .stale)
+    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: after(1700), settings: &settings)
     #expect(table.lookup(address) == peerHardware)
   }
 
   @Test("The same address heard again leaves the state alone")
   func unchanged() {
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
-    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: settings)
-    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: settings)
-    _ = table.learned(address, peerHardware, how: .overheard, now: after(10), settings: settings)
-    #expect(table.state(address, now: after(10), settings: settings) == .reachable)
+    var settings = Settings()
+    _ = table.learned(address, peerHardware, how: .request, now: .zero, settings: &settings)
+    _ = table.learned(address, peerHardware, how: .reply(solicited: true), now: .zero, settings: &settings)
+    _ = table.learned(address, peerHardware, how: .overheard, now: after(10), settings: &settings)
+    #expect(table.state(address, now: after(10), settings: &settings) == .reachable)
   }
 
   @Test("A request by a neighbour that packets wait for releases them")
   func requestReleases() {
     var pool = BufferPool()
     var table = NeighborTable(seed: 1, now: .zero)
-    let settings = Settings()
-    _ = table.resolve(address, packet: pool.allocate()!, now: .zero, settings: settings)
-    let released = table.learned(address, peerHardware, how: .request, now: after(1), settings: settings)
+    var settings = Settings()
+    _ = table.resolve(address, packet: pool.allocate()!, now: .zero, settings: &settings)
+    let released = table.learned(address, peerHardware, how: .request, now: after(1), settings: &settings)
     #expect(released.count == 1)
     release(released, &pool)
     // They go out on an unproven address: it is looked after from now on.
-    #expect(table.state(address, now: after(1), settings: settings) == .delay)
+    #expect(table.state(address, now: after(1), settings: &settings) == .delay)
     #expect(table.nextDeadline()! <= after(5001))
   }
 
@@ -315,7 +315,8 @@ struct NeighborTableTests {
     settings.neighborQueueLength = 3
     let packets = (0..<5).map { _ in pool.allocate()! }
     for (i, packet) in packets.enumerated() {
-      guard case .queued(_, let dropped) = table.resolve(address, packet: packet, now: .zero, settings: settings) else {
+      guard case .queued(_, let dropped) = table.resolve(address, packet: packet, now: .zero, settings: &settings)
+      else {
         Issue.record("not queued")
         return
       }
@@ -335,24 +336,25 @@ struct NeighborTableTests {
     func host(_ n: Int) -> IPAddress { IPAddress(IPv4Address(bits: 0xc612_0100 + UInt32(n))) }
     let packet = pool.allocate()!
     for i in 0..<20 {
-      _ = table.learned(host(i), peerHardware, how: .request, now: after(i), settings: settings)
+      _ = table.learned(host(i), peerHardware, how: .request, now: after(i), settings: &settings)
       table.confirm(host(i), now: after(i))
     }
-    _ = table.resolve(host(0), packet: packet, now: after(100), settings: settings)
-    _ = table.learned(host(20), peerHardware, how: .request, now: after(101), settings: settings)
+    _ = table.resolve(host(0), packet: packet, now: after(100), settings: &settings)
+    _ = table.learned(host(20), peerHardware, how: .request, now: after(101), settings: &settings)
     #expect(table.count == 20)
     #expect(table.lookup(host(0)) != nil && table.lookup(host(1)) == nil && table.lookup(host(20)) != nil)
     // Twenty neighbours that are all being asked for: there is no room for another.
     for i in 100..<120 {
       #expect(
-        describe(table.resolve(host(i), packet: pool.allocate()!, now: after(200), settings: settings)) == "queued, ask"
+        describe(table.resolve(host(i), packet: pool.allocate()!, now: after(200), settings: &settings))
+          == "queued, ask"
       )
     }
-    #expect(describe(table.resolve(host(120), packet: packet, now: after(200), settings: settings)) == "full")
+    #expect(describe(table.resolve(host(120), packet: packet, now: after(200), settings: &settings)) == "full")
     #expect(table.count == 20)
     var failed = 0
     for second in 1...3 {
-      while let action = table.nextAction(now: after(200 + second * 1000), settings: settings) {
+      while let action = table.nextAction(now: after(200 + second * 1000), settings: &settings) {
         if case .failed(_, let queue) = action {
           failed += 1
           release(queue, &pool)
@@ -379,7 +381,7 @@ struct NeighborTableTests {
       switch random.below(6) {
       case 0, 1:
         let packet = pool.allocate()!
-        switch table.resolve(host, packet: packet, now: now, settings: settings) {
+        switch table.resolve(host, packet: packet, now: now, settings: &settings) {
         case .resolved(let address):
           #expect(table.lookup(host) == address)
           pool.release(packet)
@@ -391,11 +393,11 @@ struct NeighborTableTests {
           .request, .reply(solicited: true), .reply(solicited: false), .gratuitous, .overheard,
         ]
         release(
-          table.learned(host, hardware, how: kinds[random.below(5)], now: now, settings: settings), &pool)
+          table.learned(host, hardware, how: kinds[random.below(5)], now: now, settings: &settings), &pool)
       case 3: table.confirm(host, now: now)
       default:
         now = now + .milliseconds(random.below(3000))
-        while let action = table.nextAction(now: now, settings: settings) {
+        while let action = table.nextAction(now: now, settings: &settings) {
           if case .failed(_, let queue) = action { release(queue, &pool) }
         }
         if let deadline = table.nextDeadline() { #expect(deadline > now) }

@@ -9,7 +9,7 @@ private typealias Bench = IPv6Bench
 
 extension IPv6Bench {
   fileprivate func state(_ address: IPAddress = peer) -> NeighborTable.State? {
-    stack.neighbors.state(address, now: now, settings: stack.settings)
+    stack.neighbors.state(address, now: now, settings: &stack.environment.pointee.settings)
   }
 
   /// A datagram to the peer, which makes the stack look for it.

@@ -5,6 +5,7 @@
 import Wire
 
 package struct Environment: ~Copyable {
+  private let inMemory = InMemory()
   package var now: Instant
   package var settings: Settings
   package var statistics = Statistics()

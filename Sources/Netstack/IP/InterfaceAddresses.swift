@@ -43,7 +43,7 @@ package struct InterfaceAddresses: Sendable {
   /// Of those at most so many follow from what routers advertise.
   package static var maximumAutoconfigured: Int { 8 }
   /// The addresses by themselves: a packet's is looked for among them.
-  private var keys = InlineArray<16, IPAddress>(repeating: .anyIPv6)
+  private(set) var keys = InlineArray<16, IPAddress>(repeating: .anyIPv6)
   private var list = InlineArray<16, InterfaceAddress>(
     repeating: InterfaceAddress(.anyIPv6, prefixLength: 128, state: .preferred, origin: .configured))
   package private(set) var count = 0

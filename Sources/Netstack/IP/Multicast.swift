@@ -94,6 +94,7 @@ package struct MulticastRecord {
 }
 
 package struct MulticastGroups: ~Copyable {
+  private let inMemory = InMemory()
   /// What still has to be said of a change: as often as `left`, next at `due`.
   fileprivate struct Change {
     var modeChanges = false

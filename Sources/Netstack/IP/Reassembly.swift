@@ -76,6 +76,7 @@ package enum ReassemblyVerdict {
 }
 
 package struct Reassembly: ~Copyable {
+  private let inMemory = InMemory()
   private struct Datagram {
     var source: IPAddress
     var destination: IPAddress

@@ -53,6 +53,7 @@ package struct RouteDecision: Sendable {
 }
 
 package struct RouteTable: ~Copyable {
+  private let inMemory = InMemory()
   private struct Entry {
     var route: Route
     /// Prefix length of the 128-bit form, and the masks that follow from it.

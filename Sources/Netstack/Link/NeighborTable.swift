@@ -63,6 +63,7 @@ package enum NeighborAction {
 }
 
 package struct NeighborTable: ~Copyable {
+  private let inMemory = InMemory()
   package enum State: UInt8, Sendable { case incomplete, reachable, stale, delay, probe, failed }
 
   private struct Entry {
@@ -131,7 +132,7 @@ package struct NeighborTable: ~Copyable {
   /// Where to send a packet whose next hop is `nextHop`. On `.queued` the table has taken the packet.
   @inline(__always)
   package mutating func resolve(
-    _ nextHop: IPAddress, packet: PacketBuffer, now: Instant, settings: borrowing Settings
+    _ nextHop: IPAddress, packet: PacketBuffer, now: Instant, settings: UnsafePointer<Settings>
   ) -> NeighborVerdict {
     let index = find(nextHop)
     if index != Self.none {
@@ -148,11 +149,11 @@ package struct NeighborTable: ~Copyable {
 
   @inline(never)
   private mutating func resolveSlowly(
-    _ found: UInt32, _ nextHop: IPAddress, _ packet: PacketBuffer, _ now: Instant, _ settings: borrowing Settings
+    _ found: UInt32, _ nextHop: IPAddress, _ packet: PacketBuffer, _ now: Instant, _ settings: UnsafePointer<Settings>
   ) -> NeighborVerdict {
     var index = found
     if index == Self.none {
-      index = insert(nextHop, state: .failed, now: now, maximum: settings.neighborMaximum)
+      index = insert(nextHop, state: .failed, now: now, maximum: settings.pointee.neighborMaximum)
       if index == Self.none { return .tableFull }
     }
     let entry = entries + Int(index)
@@ -160,7 +161,7 @@ package struct NeighborTable: ~Copyable {
     switch entry.pointee.state {
     case .reachable, .stale:
       // Used after its time: give the upper layer a while to confirm it, then ask (RFC 4861 §7.3.3).
-      setState(index, .delay, deadline: now + .seconds(settings.neighborDelayFirstProbe))
+      setState(index, .delay, deadline: now + .seconds(settings.pointee.neighborDelayFirstProbe))
       return .resolved(entry.pointee.hardware)
     case .delay, .probe:
       return .resolved(entry.pointee.hardware)
@@ -172,7 +173,7 @@ package struct NeighborTable: ~Copyable {
     case .incomplete:
       // The newest packets are the ones still wanted (RFC 1122 §2.3.2.2).
       var dropped: PacketBuffer?
-      if entry.pointee.waiting.count >= max(1, settings.neighborQueueLength) {
+      if entry.pointee.waiting.count >= max(1, settings.pointee.neighborQueueLength) {
         dropped = entry.pointee.waiting.removeFirst()
       }
       entry.pointee.waiting.append(packet)
@@ -188,7 +189,7 @@ package struct NeighborTable: ~Copyable {
   }
 
   /// The state of an entry at `now`; nil where there is none.
-  package func state(_ address: IPAddress, now: Instant, settings: borrowing Settings) -> State? {
+  package func state(_ address: IPAddress, now: Instant, settings: UnsafePointer<Settings>) -> State? {
     let index = find(address)
     guard index != Self.none else { return nil }
     let entry = entries[Int(index)]
@@ -202,13 +203,13 @@ package struct NeighborTable: ~Copyable {
 
   /// Somebody says that `address` is at `hardware`. Returns the packets that waited for that: send them.
   package mutating func learned(
-    _ address: IPAddress, _ hardware: MACAddress, how: NeighborEvidence, now: Instant, settings: borrowing Settings
+    _ address: IPAddress, _ hardware: MACAddress, how: NeighborEvidence, now: Instant, settings: UnsafePointer<Settings>
   ) -> PacketQueue {
     var index = find(address)
     if index == Self.none {
       // Only who asks for us is sure to be talked to; other news about strangers is not kept (Linux's arp_accept = 0).
       guard how == .request || how == .sourceAddress else { return PacketQueue() }
-      index = insert(address, state: .failed, now: now, maximum: settings.neighborMaximum)
+      index = insert(address, state: .failed, now: now, maximum: settings.pointee.neighborMaximum)
       if index == Self.none { return PacketQueue() }
     }
     let entry = entries + Int(index)
@@ -232,7 +233,7 @@ package struct NeighborTable: ~Copyable {
       setState(index, .reachable, deadline: .distantFuture)
     } else if !released.isEmpty {
       // Used at once, by the packets that go out now.
-      setState(index, .delay, deadline: now + .seconds(settings.neighborDelayFirstProbe))
+      setState(index, .delay, deadline: now + .seconds(settings.pointee.neighborDelayFirstProbe))
     } else if changed {
       setState(index, .stale, deadline: .distantFuture)
     }
@@ -257,7 +258,7 @@ package struct NeighborTable: ~Copyable {
   package func nextDeadline() -> Instant? { firstTimed == Self.none ? nil : earliest }
 
   /// One thing that is due at `now`; call until nil.
-  package mutating func nextAction(now: Instant, settings: borrowing Settings) -> NeighborAction? {
+  package mutating func nextAction(now: Instant, settings: UnsafePointer<Settings>) -> NeighborAction? {
     if now >= redrawAt {
       reachablePermille = 500 + random.below(1001)
       redrawAt = now + Self.redrawTime
@@ -275,7 +276,7 @@ package struct NeighborTable: ~Copyable {
     return nil
   }
 
-  private mutating func act(_ index: UInt32, _ now: Instant, _ settings: borrowing Settings) -> NeighborAction {
+  private mutating func act(_ index: UInt32, _ now: Instant, _ settings: UnsafePointer<Settings>) -> NeighborAction {
     let entry = entries + Int(index)
     let again = now + retransTime(entry.pointee.address, settings)
     switch entry.pointee.state {
@@ -283,11 +284,11 @@ package struct NeighborTable: ~Copyable {
       entry.pointee.probes = 1
       setState(index, .probe, deadline: again)
       return .sendRequest(entry.pointee.address, unicastTo: entry.pointee.hardware)
-    case .probe where entry.pointee.probes < settings.neighborUnicastSolicit:
+    case .probe where entry.pointee.probes < settings.pointee.neighborUnicastSolicit:
       entry.pointee.probes += 1
       entry.pointee.deadline = again
       return .sendRequest(entry.pointee.address, unicastTo: entry.pointee.hardware)
-    case .incomplete where entry.pointee.probes < settings.neighborMulticastSolicit:
+    case .incomplete where entry.pointee.probes < settings.pointee.neighborMulticastSolicit:
       entry.pointee.probes += 1
       entry.pointee.deadline = again
       return .sendRequest(entry.pointee.address, unicastTo: nil)
@@ -319,13 +320,14 @@ package struct NeighborTable: ~Copyable {
   // MARK: Entries
 
   @inline(__always)
-  private func reachableTime(_ address: IPAddress, _ settings: borrowing Settings) -> Interval {
-    let baseMilliseconds = address.isIPv4 ? settings.neighborReachableTime : settings.neighborReachableTime6
+  private func reachableTime(_ address: IPAddress, _ settings: UnsafePointer<Settings>) -> Interval {
+    let baseMilliseconds =
+      address.isIPv4 ? settings.pointee.neighborReachableTime : settings.pointee.neighborReachableTime6
     return Interval(nanoseconds: Int64(baseMilliseconds &* reachablePermille) &* 1000)
   }
 
-  private func retransTime(_ address: IPAddress, _ settings: borrowing Settings) -> Interval {
-    .milliseconds(max(1, address.isIPv4 ? settings.neighborRetransTime : settings.neighborRetransTime6))
+  private func retransTime(_ address: IPAddress, _ settings: UnsafePointer<Settings>) -> Interval {
+    .milliseconds(max(1, address.isIPv4 ? settings.pointee.neighborRetransTime : settings.pointee.neighborRetransTime6))
   }
 
   @inline(__always)

@@ -202,7 +202,7 @@ extension Stack {
     let source = IPAddress(new.address)
     addAddress(
       InterfaceAddress(source, prefixLength: new.prefixLength, state: .preferred, origin: .leased))
-    let hasAddress = addresses.contains(source)
+    let hasAddress = hasAddress(source)
     dhcp?.pointee.hasNoRoom = !hasAddress
     guard hasAddress else {
       lease = nil

@@ -16,7 +16,7 @@ extension Stack {
   package mutating func addAddress(_ new: InterfaceAddress) -> Bool {
     var address = new
     let env = environment
-    let isKnown = addresses.contains(address.address)
+    let isKnown = hasAddress(address.address)
     let isSecond = isOnLink(address.address, address.prefixLength)
     if !address.address.isIPv4, !isKnown {
       address.state = .optimistic
@@ -49,9 +49,17 @@ extension Stack {
   /// What goes to ourselves goes round in as large packets as IPv4's length field allows.
   static var loopbackMTU: Int { 65535 }
 
+  /// One of the interface's. Looks at them where they lie: a method of theirs would have them copied for each packet.
+  @inline(__always)
+  func hasAddress(_ address: IPAddress) -> Bool {
+    if address.isIPv4, address.v4 == addresses.ipv4 { return true }
+    for i in 0..<addresses.count where addresses.keys[i] == address { return true }
+    return false
+  }
+
   /// Whether packets to `address` are for us and need no device.
   @inline(__always)
-  func owns(_ address: IPAddress) -> Bool { addresses.contains(address) || isLoopbackOn && address.isLoopback }
+  func owns(_ address: IPAddress) -> Bool { hasAddress(address) || isLoopbackOn && address.isLoopback }
 
   package mutating func removeAddress(_ address: IPAddress) {
     guard let at = addresses.index(of: address) else { return }
@@ -422,7 +430,7 @@ extension Stack {
       return env.pointee.noteDrop(.ndpMalformed, .arp)
     }
     guard let route = routes.lookup(redirect.destination, now: now), route.kind == .unicast,
-      route.nextHop == ip.source, !addresses.contains(redirect.target)
+      route.nextHop == ip.source, !hasAddress(redirect.target)
     else { return }
     if let hardware = redirect.targetHardware, !hardware.isGroup { learn(redirect.target, hardware, .sourceAddress) }
     learnRoute(

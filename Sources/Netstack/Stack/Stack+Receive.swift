@@ -112,15 +112,15 @@ extension Stack {
 
   /// Which of our addresses an ARP packet speaks of; the first where it speaks of none.
   private func spokenFor(by arp: ARPPacket) -> IPv4Address {
-    if addresses.contains(IPAddress(arp.senderProtocol)) { return arp.senderProtocol }
-    if addresses.contains(IPAddress(arp.targetProtocol)) { return arp.targetProtocol }
+    if hasAddress(IPAddress(arp.senderProtocol)) { return arp.senderProtocol }
+    if hasAddress(IPAddress(arp.targetProtocol)) { return arp.targetProtocol }
     return addresses.ipv4
   }
 
   mutating func learn(_ who: IPAddress, _ hardware: MACAddress, _ evidence: NeighborEvidence) {
     let env = environment
     var waiting = neighbors.learned(
-      who, hardware, how: evidence, now: env.pointee.now, settings: env.pointee.settings)
+      who, hardware, how: evidence, now: env.pointee.now, settings: &env.pointee.settings)
     if !waiting.isEmpty, env.pointee.trace.allows(.arp, .info) {
       var event = TraceEvent(env.pointee.now, .arp, .info, .neighborResolved)
       event.tuple.remote = Endpoint(who, 0)
@@ -144,7 +144,7 @@ extension Stack {
     // Loopback's addresses have no business on a link (RFC 1122 §3.2.1.3 (g)).
     let isLooped = packet.storage.pointee.isLooped
     let destination = IPAddress(header.destination)
-    let isOurs = addresses.contains(destination) || isLooped && header.destination.isLoopback
+    let isOurs = hasAddress(destination) || isLooped && header.destination.isLoopback
     guard
       isOurs || routes.isBroadcast(destination)
         || header.destination.isMulticast && (steering.index != 0 || listens(to: destination))

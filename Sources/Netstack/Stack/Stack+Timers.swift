@@ -63,7 +63,7 @@ extension Stack {
 
   private mutating func advanceNeighbors() {
     let env = environment
-    while let action = neighbors.nextAction(now: env.pointee.now, settings: env.pointee.settings) {
+    while let action = neighbors.nextAction(now: env.pointee.now, settings: &env.pointee.settings) {
       switch action {
       case .sendRequest(let who, let hardware):
         requestNeighbor(who, unicastTo: hardware)

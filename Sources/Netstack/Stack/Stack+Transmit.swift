@@ -316,7 +316,7 @@ extension Stack {
       return discard(packet, .neighborQueueFull, .arp)
     }
     let verdict = neighbors.resolve(
-      nextHop, packet: packet, now: env.pointee.now, settings: env.pointee.settings)
+      nextHop, packet: packet, now: env.pointee.now, settings: &env.pointee.settings)
     switch verdict {
     case .resolved(let hardware):
       // An old entry is put to the test by being used.

@@ -187,13 +187,13 @@ package struct Stack: ~Copyable {
   }
 
   package var settings: Settings {
-    get { environment.pointee.settings }
-    nonmutating set { environment.pointee.settings = newValue }
+    _read { yield environment.pointee.settings }
+    nonmutating _modify { yield &environment.pointee.settings }
   }
 
   package var statistics: Statistics {
-    get { environment.pointee.statistics }
-    nonmutating set { environment.pointee.statistics = newValue }
+    _read { yield environment.pointee.statistics }
+    nonmutating _modify { yield &environment.pointee.statistics }
   }
 
   package var trace: TraceLog {

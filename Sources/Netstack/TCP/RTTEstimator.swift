@@ -23,14 +23,14 @@ struct RTTEstimator {
   var smoothed: Interval { Interval(nanoseconds: srtt) }
 
   /// Takes a sample R (RFC 6298 §2.2, §2.3).
-  mutating func sample(_ rtt: Interval, now: Instant, settings: borrowing Settings) {
+  mutating func sample(_ rtt: Interval, now: Instant, settings: UnsafePointer<Settings>) {
     let r = max(rtt.nanoseconds, 1000)
     latest = r
     if minimum == 0 || r <= minimum || now - minimumSince > .seconds(300) {
       minimum = r
       minimumSince = now
     }
-    let floor = Int64(settings.tcpRtoMin) * 1_000_000
+    let floor = Int64(settings.pointee.tcpRtoMin) * 1_000_000
     if srtt == 0 {
       srtt = r
       deviation = r / 2
@@ -58,7 +58,7 @@ struct RTTEstimator {
       }
     }
     base = srtt + max(4 * rttvar, floor)
-    base = min(base, Int64(settings.tcpRtoMax) * 1_000_000)
+    base = min(base, Int64(settings.pointee.tcpRtoMax) * 1_000_000)
     backoff = 0
   }
 

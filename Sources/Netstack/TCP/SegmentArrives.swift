@@ -181,11 +181,11 @@ extension TransmissionControlBlock {
   mutating func takeRTT(_ context: AckContext, _ segment: Segment, _ env: EnvironmentPointer) {
     // An acknowledgment that also covers a retransmission was held up by it: what was sent once may have arrived long ago.
     if let sample = context.summary.rtt, !context.summary.retransmissionAcked {
-      rtt.sample(sample, now: env.pointee.now, settings: env.pointee.settings)
+      rtt.sample(sample, now: env.pointee.now, settings: &env.pointee.settings)
     } else if timestampsOn, segment.options.hasTimestamp, segment.options.timestampEcho != 0, context.acked > 0 {
       let age = timestamp(env.pointee.now) &- segment.options.timestampEcho
       guard age < 1 << 24 else { return }
-      rtt.sample(.milliseconds(max(Int(age), 1)), now: env.pointee.now, settings: env.pointee.settings)
+      rtt.sample(.milliseconds(max(Int(age), 1)), now: env.pointee.now, settings: &env.pointee.settings)
     } else {
       return
     }

@@ -96,6 +96,7 @@ struct StreamOptions {
 }
 
 package struct TransmissionControlBlock: ~Copyable {
+  private let inMemory = InMemory()
   // MARK: Identity and tables
   let index: UInt32
   var tuple = FourTuple(local: Endpoint(.anyIPv4, 0), remote: Endpoint(.anyIPv4, 0))

@@ -10,6 +10,7 @@
 import Wire
 
 package struct DatagramSocketState: ~Copyable {
+  private let inMemory = InMemory()
   let index: UInt32
   let kind: DatagramKind
   /// AF_INET6, which speaks to IPv4 too unless `onlyIPv6`, which ping and raw sockets always are.
