@@ -20,7 +20,7 @@ let core: [SwiftSetting] = [
 let hosted: [SwiftSetting] = [.swiftLanguageMode(.v6)]
 
 let cFlags: [CSetting] = [
-  .unsafeFlags(["-std=gnu17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"])
+  .unsafeFlags(["-std=gnu17", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-plt"])
 ]
 
 let package = Package(
@@ -50,7 +50,7 @@ let package = Package(
             "-use-ld=lld",
             "-Xlinker", "--version-script=\(Context.packageDirectory)/CShim/Interpose/anp.map",
             "-Xlinker", "-z", "-Xlinker", "nodelete", "-Xlinker", "--exclude-libs=ALL", "-Xlinker", "-Bsymbolic",
-            "-Xlinker", "--gc-sections",
+            "-Xlinker", "--gc-sections", "-Xlinker", "-z", "-Xlinker", "keep-text-section-prefix",
           ], onlyEmbedded)
       ]),
     .target(name: "Wire", swiftSettings: core),

@@ -43,6 +43,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "anp_host.h"
 #include "anp_keeper.h"
 #include "anp_process.h"
 #include "anp_thread.h"
@@ -400,9 +401,12 @@ ANP_EXPORT int daemon(int stay_in_directory, int keep_descriptors) {
 
 extern int __cxa_atexit(void (*)(void *), void *, void *);
 extern int __cxa_at_quick_exit(void (*)(void *), void *);
+// pthread_atfork is this call and no more, in an object of its own that every library gets: far from here, so a page more.
+extern int __register_atfork(void (*)(void), void (*)(void), void (*)(void), void *);
+extern void *__dso_handle;
 
-__attribute__((constructor)) static void register_hooks(void) {
-  pthread_atfork(fork_prepare, fork_parent, fork_child);
+__attribute__((constructor)) ANP_AT_START static void register_hooks(void) {
+  __register_atfork(fork_prepare, fork_parent, fork_child, &__dso_handle);
   // No owner (NULL): the end of this library's own destructors must not call it early.
   __cxa_atexit(at_exit, NULL, NULL);
   __cxa_at_quick_exit(at_exit, NULL);

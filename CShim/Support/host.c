@@ -312,11 +312,11 @@ static uint32_t settings_taken;
 static uint32_t settings_lock;
 
 /// What the library reads: its own variables, and where a user's run-time files belong.
-static int is_setting(const char *entry) {
+ANP_AT_START static int is_setting(const char *entry) {
   return strncmp(entry, "ANP_", 4) == 0 || strncmp(entry, "XDG_RUNTIME_DIR=", 16) == 0;
 }
 
-static void take_from(char **from) {
+ANP_AT_START static void take_from(char **from) {
   size_t used = 0;
   for (; *from; from++) {
     const char *entry = *from;
@@ -350,7 +350,7 @@ static void take_from_kernel(void) {
   anp_close((int)fd);
 }
 
-static void take_settings(char **from) {
+ANP_AT_START static void take_settings(char **from) {
   if (anp_load_word(&settings_taken)) return;
   anp_lock(&settings_lock);
   if (!settings_taken) {
@@ -372,7 +372,7 @@ int anp_standard_error_usable(void) {
   return S_ISREG(now.st_mode) && (anp_host_call(SYS_fcntl, 2, F_GETFL, 0, 0, 0, 0) & O_APPEND);
 }
 
-__attribute__((constructor)) static void as_it_was_at_start(int count, char **arguments, char **environment) {
+__attribute__((constructor)) ANP_AT_START static void as_it_was_at_start(int count, char **arguments, char **environment) {
   take_settings(environment ? environment : environ);
   standard_error_known = anp_host_call(SYS_fstat, 2, (long)&standard_error, 0, 0, 0, 0) == 0;
 }

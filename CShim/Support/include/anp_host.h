@@ -12,6 +12,9 @@
 #include <sys/types.h>
 #include <time.h>
 
+/// What every program runs, whether it uses the stack or not: it lies together, so that few pages of the library are touched.
+#define ANP_AT_START __attribute__((section(".text.startup")))
+
 /// A system call by number; returns the result or -errno.
 static inline long anp_host_call(long number, long a, long b, long c, long d, long e, long f) {
 #if defined(__x86_64__)
