@@ -70,7 +70,7 @@ uint32_t anp_interface_address(int socket, const char *name);
 /// number, at most `most`.
 int anp_interface_addresses6(unsigned index, void *addresses, int most);
 
-/// An empty buffer to receive into: a small area, then a large one.
+/// An empty buffer to receive into: a small area with room for a virtio_net_hdr in front of it, then a large one.
 struct anp_receive_buffer {
   void *small_area;
   void *large_area;

@@ -5,13 +5,15 @@
 import Wire
 
 extension Stack {
-  /// An empty buffer for the device to read a frame into, with a large one attached for what does not fit.
+  /// An empty buffer for the device to read a frame into, with a large one attached for what does not fit, and with headroom
+  /// for what the device has to say about it (virtio_net_hdr).
   package mutating func allocateReceiveBuffer() -> PacketBuffer? {
     guard let packet = environment.pointee.pool.allocate() else { return nil }
     guard environment.pointee.pool.attachLarge(packet) else {
       environment.pointee.pool.release(packet)
       return nil
     }
+    packet.reserve(16)
     return packet
   }
 
