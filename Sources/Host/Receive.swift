@@ -34,7 +34,8 @@ package struct Receiver {
     results.initialize(repeating: anp_received(), count: Self.batch)
     // Read on a device without memory, only to be rid of the frame: two words are enough, the kernel cuts the rest.
     waste = anp_receive_buffer(
-      small_area: .allocate(byteCount: 24, alignment: 8) + 16, large_area: .allocate(byteCount: 8, alignment: 8), packet: nil)
+      small_area: .allocate(byteCount: 24, alignment: 8) + 16,
+      large_area: .allocate(byteCount: 8, alignment: 8), packet: nil)
   }
 
   /// Under the lock.

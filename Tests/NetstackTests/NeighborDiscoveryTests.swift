@@ -268,6 +268,35 @@ struct NeighborResolutionTests {
 
 @Suite("Duplicate addresses")
 struct DuplicateAddressTests {
+  @Test("RFC 4862 §5.4.2: the group of an address is joined before it is probed, and left with the last address that has it")
+  func groups() throws {
+    /// The record types of reports about `group` (RFC 3810 §5.2.12), and the probes for `target`, in their order.
+    func story(_ bench: Bench, _ group: IPAddress, _ target: IPAddress) -> [String] {
+      bench.sent().compactMap { packet in
+        if packet.ip.nextHeader == 0, packet.payload[8] == 143 {
+          let about = packet.payload.withUnsafeBytes { IPAddress(reading16: $0.baseAddress!, at: 20) }
+          return about == group ? "report \(packet.payload[16])" : nil
+        }
+        return packet.neighborMessage.flatMap { $0.target == target && $0.isSolicitation ? "probe" : nil }
+      }
+    }
+    let group = six("ff02::1:ff00:4")
+    #expect(Bench.ours.solicitedNode == group)
+    let bench = Bench(settled: false)
+    #expect(story(bench, group, Bench.ours) == ["report 4", "probe"])
+    bench.pass(.seconds(20))
+    #expect(story(bench, group, Bench.ours) == ["report 4"], "once more, as a report may be lost")
+    let second = six("2001:db8:1::4")
+    bench.stack.addAddress(InterfaceAddress(second, prefixLength: 64, state: .preferred, origin: .configured))
+    #expect(story(bench, group, second) == ["probe"], "we are members already")
+    bench.stack.removeAddress(Bench.ours)
+    bench.pass(.seconds(20))
+    #expect(story(bench, group, second) == [])
+    bench.stack.removeAddress(second)
+    bench.pass(.seconds(20))
+    #expect(story(bench, group, second) == ["report 3", "report 3"])
+  }
+
   @Test("RFC 4862 §5.4.2: an address is asked for from nowhere, with a nonce (RFC 7527), and is ours a second later")
   func probe() throws {
     let bench = IPv6Bench(settled: false)

@@ -34,7 +34,13 @@ extension Stack {
     if address.origin != .autoconfigured, address.prefixLength < bits, !isSecond { addLinkRoute(address) }
     rearmInterfaceTimer()
     guard !isKnown, steering.index == 0 else { return true }
-    if address.address.isIPv4 { announce(address.address.v4) } else { probe(address.address) }
+    if address.address.isIPv4 {
+      announce(address.address.v4)
+    } else {
+      // Before the probe, which others answer to the group (RFC 4862 §5.4.2).
+      refresh(address.address.solicitedNode)
+      probe(address.address)
+    }
     return true
   }
 
@@ -75,7 +81,11 @@ extension Stack {
         installLearnedRoutes()
       }
     }
-    if address.isIPv4 { routes.remove(source: address) }
+    if address.isIPv4 {
+      routes.remove(source: address)
+    } else if steering.index == 0 {
+      refresh(address.solicitedNode)
+    }
     rearmInterfaceTimer()
   }
 

@@ -116,9 +116,10 @@ extension Stack {
     }
   }
 
-  /// Computes the interface's filter of `group` from those of all sockets (RFC 3376 §3.2), and says what has changed.
-  private mutating func refresh(_ group: IPAddress) {
-    var wanted: SourceFilter?
+  /// Computes the interface's filter of `group` from those of all sockets (RFC 3376 §3.2), and says what has changed. The group of
+  /// each of our IPv6 addresses is wanted, too: a switch that snoops would else keep neighbour solicitations from us (RFC 4541 §3).
+  mutating func refresh(_ group: IPAddress) {
+    var wanted: SourceFilter? = addresses.solicited(by: group) ? .all : nil
     var index: UInt32 = 0
     while let used = datagrams.nextInUse(from: index) {
       index = used + 1
