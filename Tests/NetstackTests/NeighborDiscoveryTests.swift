@@ -173,6 +173,28 @@ struct NeighborResolutionTests {
     bench.stack.close(socket, now: bench.now)
   }
 
+  @Test("RFC 4861 §7.3.1: a TCP that gets on vouches for the neighbour: nobody is asked; once it does not, he is")
+  func confirmation() throws {
+    let bench = IPv6Bench()
+    bench.introducePeer()
+    var (socket, port, next) = try bench.connected()
+    for _ in 0..<60 {
+      bench.pass(.seconds(2))
+      _ = try [UInt8](1...3).withUnsafeBytes { try bench.stack.send(socket, $0, flags: [], now: bench.now) }
+      next &+= 3
+      bench.receive(
+        bench.frame(
+          Bench.ipv6(IPProtocol.tcp, Bench.tcp(.ack, sourcePort: 80, destinationPort: port, seq: 1, ack: next))))
+      #expect(bench.neighborMessages().isEmpty)
+    }
+    #expect(bench.state() == .reachable)
+    bench.pass(.seconds(46))
+    _ = try [UInt8](1...3).withUnsafeBytes { try bench.stack.send(socket, $0, flags: [], now: bench.now) }
+    bench.pass(.seconds(9))
+    #expect(bench.neighborMessages().count == 3 && bench.state() == .failed)
+    bench.stack.close(socket, now: bench.now)
+  }
+
   @Test(
     "RFC 1122 §2.3.2.1: an IPv4 neighbour that has not been heard of for a while is asked, too, while packets go there")
   func unreachabilityDetectionOfARP() throws {
@@ -268,7 +290,9 @@ struct NeighborResolutionTests {
 
 @Suite("Duplicate addresses")
 struct DuplicateAddressTests {
-  @Test("RFC 4862 §5.4.2: the group of an address is joined before it is probed, and left with the last address that has it")
+  @Test(
+    "RFC 4862 §5.4.2: the group of an address is joined before it is probed, and left with the last address that has it"
+  )
   func groups() throws {
     /// The record types of reports about `group` (RFC 3810 §5.2.12), and the probes for `target`, in their order.
     func story(_ bench: Bench, _ group: IPAddress, _ target: IPAddress) -> [String] {

@@ -58,13 +58,24 @@ extension Stack {
     if before == .synReceived, mustWaitForAccept(tcb, segment) {
       return env.pointee.drop(segment.packet, .tcpAcceptQueueFull, .tcp)
     }
-    switch tcb.pointee.segmentArrives(segment, env) {
+    let unacknowledged = tcb.pointee.snd.una
+    let verdict = tcb.pointee.segmentArrives(segment, env)
+    if tcb.pointee.snd.una != unacknowledged { confirmNeighbor(of: tcb) }
+    switch verdict {
     case .done: env.pointee.pool.release(segment.packet)
     case .queued: break
     case .drop(let reason): env.pointee.drop(segment.packet, reason, .tcp)
     case .reset: refuse(segment, ip, .tcpClosed)
     }
     settle(tcb, before: before)
+  }
+
+  /// Something of ours has arrived: the neighbour that it went through need not be asked whether it is there (RFC 4861 §7.3.1).
+  private mutating func confirmNeighbor(of tcb: TCBPointer) {
+    let now = environment.pointee.now
+    guard now - tcb.pointee.neighborConfirmedAt > .seconds(1) else { return }
+    tcb.pointee.neighborConfirmedAt = now
+    if device.linkType == .ethernet { neighbors.confirm(tcb.pointee.nextHop, now: now) }
   }
 
   /// The handshake's last segment while the listener's accept queue is full: it is dropped, and the peer's next one tried

@@ -277,6 +277,8 @@ package struct TransmissionControlBlock: ~Copyable {
   /// The gateway or the peer itself, cached with the hardware address it resolved to.
   var neighborGeneration: UInt32 = 0
   var nextHop = IPAddress.anyIPv4
+  /// When the neighbour was last told to be reachable.
+  var neighborConfirmedAt = Instant.zero
   var ipIdentification: UInt16 = 0
   /// RFC 6437
   var flowLabel: UInt32 = 0
