@@ -14,10 +14,11 @@ enum ConfiguredRoutes {
         guard let own = self.source(route, stack.addresses) else { continue }
         source = own
       }
-      stack.addRoute(
-        Route(
-          route.kind, prefix: route.prefix, prefixLength: route.prefixLength, gateway: route.gateway, source: source,
-          mtu: route.mtu ?? stack.device.mtu))
+      var made = Route(
+        route.kind, prefix: route.prefix, prefixLength: route.prefixLength, gateway: route.gateway, source: source,
+        mtu: route.mtu ?? stack.device.mtu)
+      made.ownMTU = route.mtu
+      stack.addRoute(made)
     }
   }
 

@@ -47,11 +47,16 @@ private func bind(
   }
   let scope = SockAddr.checkScope(address, length, endpoint.address)
   if scope != 0 { return scope }
-  if Spread.isNeeded(description) { return Spread.bind(description, endpoint) }
+  if Spread.isNeeded(description) {
+    let result = Spread.bind(description, endpoint)
+    if result == 0, endpoint.address.isIPv6Specific { description.pointee.onlyIPv6 = true }
+    return result
+  }
   let result = withShard(description) { shard, now throws(SocketError) in
     try shard.pointee.stack.bind(description.pointee.handle, to: endpoint, now: now)
     return 0
   }
+  if result == 0, endpoint.address.isIPv6Specific { description.pointee.onlyIPv6 = true }
   if result == 0, description.pointee.kind == .datagram, endpoint.address.isUnspecified {
     KernelSide.openForServer(description, fd, port: endpoint.port)
   }

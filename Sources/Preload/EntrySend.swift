@@ -315,9 +315,9 @@ private func parseDestination(
   let given = SockAddr.family(name)
   let asIPv4 =
     description.pointee.family == Family.inet
-    ? given == Family.unspecified
-    : given == Family.inet && !description.pointee.onlyIPv6 && description.pointee.datagramKind == .udp
+    ? given == Family.unspecified : given == Family.inet && description.pointee.datagramKind == .udp
   if asIPv4 {
+    if description.pointee.onlyIPv6 { return .failure(-Errno.networkUnreachable) }
     guard Int(length) >= SockAddr.inetSize else { return .failure(-Errno.invalid) }
     return .endpoint(Endpoint(IPAddress(IPv4Address(bits: name.bigEndian32(at: 4))), name.bigEndian16(at: 2)))
   }

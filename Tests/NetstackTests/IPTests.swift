@@ -113,6 +113,23 @@ struct RouteTableTests {
     #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero)?.source == IPAddress(here))
   }
 
+  @Test("the link's MTU, as a router tells it, is every IPv6 route's, but for one that a person gave a smaller one")
+  func linkMTU() {
+    var table = RouteTable()
+    let (own, other) = (IPAddress(high: 0x2001_0db8 << 32, low: 0), IPAddress(high: 0x2001_0db8 << 32 | 1, low: 0))
+    var route = Route(prefix: own, prefixLength: 64, gateway: nil, source: .anyIPv6, mtu: 1400)
+    route.ownMTU = 1400
+    table.add(route)
+    table.add(Route(prefix: other, prefixLength: 64, gateway: nil, source: .anyIPv6, mtu: 1500))
+    table.add(Route(prefix: address(10, 0, 0, 0), prefixLength: 8, gateway: nil, source: .anyIPv4, mtu: 1500))
+    for (mtu, expected) in [(1300, 1300), (1450, 1400), (1500, 1400)] {
+      table.limitIPv6(mtu: mtu)
+      #expect(table.lookup(own, now: .zero)?.mtu == expected)
+      #expect(table.lookup(other, now: .zero)?.mtu == mtu)
+      #expect(table.lookup(address(10, 1, 1, 1), now: .zero)?.mtu == 1500)
+    }
+  }
+
   @Test("an address that goes takes the routes from it along, others and refusals stay")
   func removeSource() {
     var table = table()

@@ -199,6 +199,32 @@ static void datagrams(void) {
   close(fd);
 }
 
+// Linux's inet6_bind: IPV6_V6ONLY is set by an address of IPv6.
+static void bound_to_one(void) {
+  char mapped[64];
+  snprintf(mapped, sizeof mapped, "::ffff:%s", peer_address());
+  for (int kind = SOCK_STREAM; kind <= SOCK_DGRAM; kind++) {
+    section(kind == SOCK_STREAM ? "stream bound to an address of IPv6" : "datagrams bound to an address of IPv6");
+    int fd = socket(AF_INET6, kind, 0), only = -1;
+    MUST(fd);
+    CALL(bind(fd, in6(host6(), 7770), SIZE_IN6));
+    CALL(getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, &(socklen_t){sizeof only}));
+    note("IPV6_V6ONLY %d", only);
+    CALL(set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0));
+    CALL(connect(fd, in6(mapped, 7771), SIZE_IN6));
+    if (kind == SOCK_DGRAM) {
+      CALL(sendto(fd, "x", 1, 0, in6(mapped, 7771), SIZE_IN6));
+      CALL(sendto(fd, "x", 1, 0, in4(peer_address(), 7771), SIZE_IN));
+    }
+    close(fd);
+    fd = socket(AF_INET6, kind, 0);
+    CALL(bind(fd, in6("::", 7772), SIZE_IN6));
+    CALL(getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, &(socklen_t){sizeof only}));
+    note("IPV6_V6ONLY %d", only);
+    close(fd);
+  }
+}
+
 static void unusual(void) {
   section("addresses that do not go");
   int fd = streaming();
@@ -234,6 +260,7 @@ int main(void) {
   streams();
   listeners();
   datagrams();
+  bound_to_one();
   unusual();
   note("\nend");
 }

@@ -9,6 +9,9 @@
 import Wire
 
 extension IPAddress {
+  /// An address of IPv6 that is not the wildcard: a bind to it sets IPV6_V6ONLY (Linux's inet6_bind).
+  package var isIPv6Specific: Bool { !isIPv4 && !isUnspecified }
+
   /// Whether a socket bound to this address gets what comes for `address`.
   @inline(__always)
   func takes(_ address: IPAddress, onlyIPv6: Bool) -> Bool {

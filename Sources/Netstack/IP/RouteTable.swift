@@ -18,6 +18,8 @@ package struct Route: Sendable {
   package var source: IPAddress
   /// Largest IP packet, bytes.
   package var mtu: Int
+  /// What a person said it is: the link's MTU, as routers advertise it, only lowers it.
+  package var ownMTU: Int?
   /// A router said so: gives way to what is configured.
   package var isAdvertised = false
 
@@ -157,7 +159,7 @@ package struct RouteTable: ~Copyable {
   /// The link takes IPv6 packets of `mtu` bytes at most, as a router says.
   package mutating func limitIPv6(mtu: Int) {
     for i in 0..<count where !entries[i].route.prefix.isIPv4 && entries[i].route.kind != .local {
-      entries[i].route.mtu = mtu
+      entries[i].route.mtu = min(entries[i].route.ownMTU ?? mtu, mtu)
     }
     generation &+= 1
   }

@@ -88,6 +88,7 @@ extension Stack {
     if isRaw { state.pointee.local.address = address } else { try hold(state, address, port: local.port) }
     state.pointee.isBound = true
     state.pointee.boundAddress = address
+    if address.isIPv6Specific { state.pointee.onlyIPv6 = true }
   }
 
   private mutating func hold(_ state: DatagramPointer, _ address: IPAddress, port: UInt16) throws(SocketError) {

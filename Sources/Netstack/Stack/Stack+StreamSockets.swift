@@ -95,6 +95,7 @@ extension Stack {
     }
     tcb.pointee.isBound = true
     tcb.pointee.boundAddress = address
+    if address.isIPv6Specific { tcb.pointee.options.onlyIPv6 = true }
     demux.holdPort(tcb, in: tcbs)
   }
 
