@@ -78,7 +78,7 @@ extension Shard {
 
   /// Of the payload of what is sent nobody but the device reads a byte.
   package var deviceReadsPayload: Bool {
-    work.device.capabilities.checksumOffload && work.transmitter.gathers && !work.capture.isOn
+    device.capabilities.checksumOffload && work.transmitter.gathers && !work.capture.isOn
   }
 
   /// A thread may send from its own memory, as it can look for the acknowledgments itself.
@@ -99,7 +99,7 @@ extension Shard {
     anp_unlock(me.pointee.lockWord)
   }
 
-  package var deviceDescriptor: Int32 { work.device.descriptor }
+  package var deviceDescriptor: Int32 { device.descriptor }
 
   /// The calling thread will watch the device instead of sleeping on a word. Inside, without the lock. Returns how long it may
   /// look at the device before it sleeps, nanoseconds; 0: not at all, -1: once.

@@ -34,7 +34,7 @@ package enum HostRuntime {
   }
 
   /// The running stack's interface's, as the kernel counts; 0 while there is none.
-  package static var interfaceIndex: UInt32 { shard?.pointee.work.device.index ?? 0 }
+  package static var interfaceIndex: UInt32 { shard?.pointee.device.index ?? 0 }
 
   /// The stack has been running for no more than a second: what it asked for at its start may still be answered.
   package static var hasJustBegun: Bool {

@@ -24,7 +24,7 @@ enum KeeperDrain {
     anp_keeper_keep(shard.pointee.work.capture.descriptor)
     anp_keeper_keep(shard.pointee.work.statisticsOutput)
     var devices = InlineArray<8, Int32>(repeating: -1)
-    for i in 0..<HostRuntime.shardCount { devices[i] = HostRuntime.shard(at: i).pointee.work.device.descriptor }
+    for i in 0..<HostRuntime.shardCount { devices[i] = HostRuntime.shard(at: i).pointee.device.descriptor }
     let result = withUnsafeBytes(of: &devices) {
       anp_keeper_start($0.baseAddress!.assumingMemoryBound(to: Int32.self), Int32(HostRuntime.shardCount)) { how in
         KeeperDrain.run(how)
@@ -119,7 +119,7 @@ enum KeeperDrain {
   private static func awaitFrames(_ shards: ShardMask, until wake: Instant, now: Instant) -> Int32 {
     var devices = InlineArray<8, Int32>(repeating: -1)
     var left = shards
-    while let i = left.removeFirst() { devices[i] = HostRuntime.shard(at: i).pointee.work.device.descriptor }
+    while let i = left.removeFirst() { devices[i] = HostRuntime.shard(at: i).pointee.device.descriptor }
     return withUnsafeBytes(of: &devices) {
       anp_wait_any_readable(
         $0.baseAddress!.assumingMemoryBound(to: Int32.self), Int32(HostRuntime.shardCount),
@@ -131,11 +131,11 @@ enum KeeperDrain {
     // virtio_net_hdr (nothing to finish), frame
     var memory = InlineArray<128, UInt8>(repeating: 0)
     withUnsafeMutableBytes(of: &memory) { raw in
-      let header = shard.pointee.work.device.headerSize
+      let header = shard.pointee.device.headerSize
       let frame = UnsafeMutableRawBufferPointer(rebasing: raw[header...])
       var index: UInt32 = 0
       while let length = shard.pointee.stack.resetFrame(after: &index, into: frame) {
-        _ = anp_write_all(shard.pointee.work.device.descriptor, raw.baseAddress, header + length)
+        _ = anp_write_all(shard.pointee.device.descriptor, raw.baseAddress, header + length)
       }
     }
   }

@@ -79,7 +79,7 @@ package struct Receiver {
     var first = true
     while left > 0 {
       let me = shard.pointee.work.receiver
-      let queue = shard.pointee.work.device.queue
+      let queue = shard.pointee.device.queue
       var error: Int32 = 0
       var lost = 0
       var n = 0

@@ -45,6 +45,13 @@ package struct Shard: ~Copyable {
     @inline(__always) nonmutating unsafeMutableAddress { workAddress }
   }
 
+  private let deviceAddress: UnsafeMutablePointer<TAPDevice>
+  /// Apart from `work`, as both duties read it without the lock. Its number changes while nobody has a duty (replaceDescriptor).
+  var device: TAPDevice {
+    @inline(__always) unsafeAddress { UnsafePointer(deviceAddress) }
+    @inline(__always) nonmutating unsafeMutableAddress { deviceAddress }
+  }
+
   let here: UnsafeMutablePointer<Shard>
   /// Its number, from 0: the queue of the device that is its own.
   package let index: Int
@@ -78,6 +85,8 @@ package struct Shard: ~Copyable {
     lockWord.initialize(repeating: 0, count: 16)
     sleep = .allocate(capacity: 1)
     sleep.initialize(to: anp_sleep_numbers(device: parts.device.descriptor, timer: parts.timer, rounds: 0))
+    deviceAddress = .allocate(capacity: 1)
+    deviceAddress.initialize(to: parts.device)
     workAddress = .allocate(capacity: 1)
     workAddress.initialize(to: ShardWork(parts))
   }
@@ -132,7 +141,7 @@ package struct Shard: ~Copyable {
       if changed { host.pointee.after_unlock() }
       changed = false
       me.pointee.work.log.write()
-      me.pointee.work.transmitter.write(me.pointee.work.device.queue, me.pointee.work.capture)
+      me.pointee.work.transmitter.write(me.pointee.device.queue, me.pointee.work.capture)
       anp_lock(me.pointee.lockWord)
       me.pointee.work.isDraining = false
       Transmitter.finish(me)
@@ -200,7 +209,7 @@ package struct Shard: ~Copyable {
 
   /// The program is gone, this is the keeper's process: its number for the device; no anp-rx whom an alarm could wake.
   func becomeKeeper(device number: Int32) {
-    work.device.descriptor = number
+    device.descriptor = number
     work.timer = -1
     anp_host().pointee.readiness_changed = { _, _ in }
     anp_host().pointee.after_unlock = {}
@@ -212,7 +221,7 @@ package struct Shard: ~Copyable {
     work.isPolling = false
     work.residence = Residence()
     if work.isDraining {
-      work.transmitter.write(work.device.queue, work.capture)
+      work.transmitter.write(device.queue, work.capture)
       Transmitter.finish(here)
       work.isDraining = false
     }
@@ -222,7 +231,7 @@ package struct Shard: ~Copyable {
 
   /// All of ours, -1 where there is none. Under the lock, or where no other thread is.
   var descriptors: InlineArray<5, Int32> {
-    [work.device.descriptor, work.timer, work.log.descriptor, work.capture.descriptor, work.statisticsOutput]
+    [device.descriptor, work.timer, work.log.descriptor, work.capture.descriptor, work.statisticsOutput]
   }
 
   /// Changes a number at a moment when no thread reads or writes by it, and returns when nobody sleeps on it either. Both
@@ -235,12 +244,12 @@ package struct Shard: ~Copyable {
       anp_unlock(me.pointee.lockWord)
       anp_sleep(20_000)
     }
-    if me.pointee.work.device.descriptor == number { me.pointee.work.device.descriptor = other }
+    if me.pointee.device.descriptor == number { me.pointee.device.descriptor = other }
     if me.pointee.work.timer == number { me.pointee.work.timer = other }
     me.pointee.work.log.replaceDescriptor(number, by: other)
     me.pointee.work.capture.replaceDescriptor(number, by: other)
     if me.pointee.work.statisticsOutput == number { me.pointee.work.statisticsOutput = other }
-    let round = anp_sleep_move(me.pointee.sleep, me.pointee.work.device.descriptor, me.pointee.work.timer)
+    let round = anp_sleep_move(me.pointee.sleep, me.pointee.device.descriptor, me.pointee.work.timer)
     me.pointee.kick()
     anp_unlock(me.pointee.lockWord)
     while anp_sleep_rounds(me.pointee.sleep) == round { anp_sleep(20_000) }
@@ -249,7 +258,6 @@ package struct Shard: ~Copyable {
 
 /// What changes in a shard, apart from the stack.
 struct ShardWork {
-  var device: TAPDevice
   var receiver: Receiver
   var transmitter: Transmitter
   var log: Log
@@ -283,7 +291,6 @@ struct ShardWork {
   var alarm = Instant.distantFuture
 
   init(_ parts: ShardParts) {
-    device = parts.device
     receiver = Receiver(ringSize: parts.ringSize)
     transmitter = Transmitter(gathers: parts.offloads.contains(.scatterGather))
     lends = parts.offloads.contains(.zeroCopy)

@@ -195,9 +195,9 @@ struct TAPTests {
         return
       }
       #expect(
-        shard.pointee.work.device.capabilities.tcpSegmentation4
-          && shard.pointee.work.device.capabilities.checksumOffload)
-      #expect(shard.pointee.work.device.capabilities.hostAddress == IPv4Address(198, 18, 0, 5))
+        shard.pointee.device.capabilities.tcpSegmentation4
+          && shard.pointee.device.capabilities.checksumOffload)
+      #expect(shard.pointee.device.capabilities.hostAddress == IPv4Address(198, 18, 0, 5))
 
       #expect(kernelIsRefused())
       echo(3_000_000, "a stream both ways")
