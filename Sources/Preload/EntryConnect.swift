@@ -45,7 +45,7 @@ private func bind(
     let decided = Sides.becomeStack(description, fd, for: endpoint.address)
     if decided != 0 { return decided }
   }
-  let scope = SockAddr.checkScope(address, length, endpoint.address)
+  let scope = SockAddr.checkScope(fd, address, length, endpoint.address)
   if scope != 0 { return scope }
   if Spread.isNeeded(description) {
     let result = Spread.bind(description, endpoint)
@@ -100,7 +100,7 @@ private func connect(
     }
     let waited = Sides.awaitLease(description, for: endpoint.address)
     if waited != 0 { return waited }
-    let scope = SockAddr.checkScope(address, length, endpoint.address)
+    let scope = SockAddr.checkScope(fd, address, length, endpoint.address)
     if scope != 0 { return scope }
     let asked = Sides.awaitRouter(description, toward: endpoint.address)
     if asked != 0 { return asked }

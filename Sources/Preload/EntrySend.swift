@@ -265,7 +265,7 @@ private func sendDatagram(
     }
     let waited = Sides.awaitLease(description, for: destination.address)
     if waited != 0 { return waited }
-    let scope = SockAddr.checkScope(name, nameLength, destination.address)
+    let scope = SockAddr.checkScope(fd, name, nameLength, destination.address)
     if scope != 0 { return scope }
     let asked = Sides.awaitRouter(description, toward: destination.address)
     if asked != 0 { return asked }

@@ -75,13 +75,19 @@ enum SockAddr {
     !address.isIPv4 && (address.isLinkLocal || address.isLinkMulticast)
   }
 
-  /// A link-local address must come with the index of the stack's interface (RFC 4007 §11; Linux's tcp_v6_connect, inet6_bind).
-  /// 0 or a negative errno. The stack has been started.
-  static func checkScope(_ sockaddr: UnsafeRawPointer?, _ length: UInt32, _ address: IPAddress) -> Int {
+  /// A link-local address must come with the index of the stack's interface (RFC 4007 §11; Linux's tcp_v6_connect, inet6_bind), or
+  /// the socket be bound to that device, which the descriptor's kernel socket knows (SO_BINDTODEVICE). 0 or a negative errno. The
+  /// stack has been started.
+  static func checkScope(_ fd: Int32, _ sockaddr: UnsafeRawPointer?, _ length: UInt32, _ address: IPAddress) -> Int {
     guard !address.isIPv4, address.isLinkLocal, let sockaddr else { return 0 }
     guard Int(length) >= inet6Size else { return -Errno.invalid }
-    let scope = sockaddr.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
-    if scope == 0 { return -Errno.invalid }
+    var scope = sockaddr.loadUnaligned(fromByteOffset: 24, as: UInt32.self)
+    if scope == 0 {
+      var size = UInt32(MemoryLayout<UInt32>.size)
+      let (socketLevel, bindToInterfaceIndex) = (Int32(1), Int32(62))
+      let result = anp_kernel_getsockopt(fd, socketLevel, bindToInterfaceIndex, &scope, &size)
+      if result != 0 || scope == 0 { return -Errno.invalid }
+    }
     return scope == HostRuntime.interfaceIndex ? 0 : -Errno.noDevice
   }
 

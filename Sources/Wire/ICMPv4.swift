@@ -1,6 +1,7 @@
 // Owns: ICMP for IPv4 as bytes. Read first: RFC 792, RFC 1122 §3.2.2, RFC 1191 §4 (next-hop MTU).
 
-package struct ICMPv4Header {
+/// Type, code, checksum and a word that each type uses as it likes: the same in ICMPv6 (RFC 4443 §2.1).
+package struct ICMPHeader {
   package static let length = 8
 
   package static let echoReply: UInt8 = 0

@@ -106,7 +106,7 @@ private final class Bench {
   func icmp(_ type: UInt8, _ code: UInt8, rest: UInt32 = 0, _ payload: [UInt8] = []) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 8) + payload
     bytes.withUnsafeMutableBytes {
-      ICMPv4Header(type: type, code: code, rest: rest).write(to: $0.baseAddress!)
+      ICMPHeader(type: type, code: code, rest: rest).write(to: $0.baseAddress!)
       $0.baseAddress!.storeBigEndian16(~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer($0))), at: 2)
     }
     return bytes

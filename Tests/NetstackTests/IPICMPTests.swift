@@ -31,8 +31,8 @@ struct ICMPv4Tests {
     let length = 8 + random.below(1400)
     let base = message.put(length)
     for i in 0..<length { base.storeByte(UInt8(truncatingIfNeeded: random.next()), at: i) }
-    ICMPv4Header(
-      type: ICMPv4Header.echoRequest, code: UInt8(random.below(3)), rest: UInt32(truncatingIfNeeded: random.next())
+    ICMPHeader(
+      type: ICMPHeader.echoRequest, code: UInt8(random.below(3)), rest: UInt32(truncatingIfNeeded: random.next())
     )
     .write(to: base)
     base.storeBigEndian16(~Checksum.fold(message.checksum(from: 0)), at: 2)

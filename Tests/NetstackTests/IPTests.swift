@@ -113,6 +113,17 @@ struct RouteTableTests {
     #expect(table.lookup(IPAddress(.limitedBroadcast), now: .zero)?.source == IPAddress(here))
   }
 
+  @Test("no route leads away from an address of our own")
+  func localStays() {
+    var table = RouteTable()
+    let own = IPAddress(here)
+    table.add(Route(.local, prefix: own, prefixLength: 32, gateway: nil, source: own, mtu: 65535))
+    let away = Route(prefix: own, prefixLength: 32, gateway: address(198, 18, 0, 1), source: own, mtu: 1500)
+    #expect(!table.add(away) && table.lookup(own, now: .zero)?.kind == .local)
+    table.remove(prefix: own, prefixLength: 32)
+    #expect(table.add(away) && table.lookup(own, now: .zero)?.kind == .unicast)
+  }
+
   @Test("the link's MTU, as a router tells it, is every IPv6 route's, but for one that a person gave a smaller one")
   func linkMTU() {
     var table = RouteTable()

@@ -79,7 +79,7 @@ private final class Segment {
   func icmp(_ type: UInt8, _ code: UInt8, rest: UInt32 = 0, _ payload: [UInt8]) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 8) + payload
     bytes.withUnsafeMutableBytes {
-      ICMPv4Header(type: type, code: code, rest: rest).write(to: $0.baseAddress!)
+      ICMPHeader(type: type, code: code, rest: rest).write(to: $0.baseAddress!)
       $0.baseAddress!.storeBigEndian16(~Checksum.fold(Checksum.sum(UnsafeRawBufferPointer($0))), at: 2)
     }
     return bytes
@@ -143,11 +143,11 @@ struct StackTests {
   func echo() {
     let s = Segment()
     s.introducePeer()
-    let request = s.icmp(ICMPv4Header.echoRequest, 0, rest: 0x0001_0002, Array(1...200))
+    let request = s.icmp(ICMPHeader.echoRequest, 0, rest: 0x0001_0002, Array(1...200))
     s.receive(s.ipv4(IPProtocol.icmp, request))
     let frames = s.sent()
     #expect(frames.count == 1)
-    #expect(frames[0][34] == ICMPv4Header.echoReply)
+    #expect(frames[0][34] == ICMPHeader.echoReply)
     #expect(Array(frames[0][38...]) == [0, 1, 0, 2] + Array(1...200))
     var broken = request
     broken[20] ^= 1
@@ -161,7 +161,7 @@ struct StackTests {
   func fragmentedEcho() {
     let s = Segment()
     s.introducePeer()
-    let request = s.icmp(ICMPv4Header.echoRequest, 0, pattern(3000))
+    let request = s.icmp(ICMPHeader.echoRequest, 0, pattern(3000))
     s.receive(s.ipv4(IPProtocol.icmp, Array(request[..<1480]), flags: IPv4Header.flagMoreFragments))
     s.receive(s.ipv4(IPProtocol.icmp, Array(request[2960...]), offset: 2960))
     #expect(s.sent().isEmpty)

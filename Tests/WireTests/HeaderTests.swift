@@ -229,12 +229,12 @@ struct SmallHeaderTests {
 
   @Test("RFC 792: the bytes of a header, and back")
   func icmp() {
-    let header = ICMPv4Header(type: 3, code: 4, rest: 0x0000_05dc)
+    let header = ICMPHeader(type: 3, code: 4, rest: 0x0000_05dc)
     var bytes = written(8) { header.write(to: $0) }
     #expect(bytes == [3, 4, 0, 0, 0, 0, 0x05, 0xdc])
     bytes[2] = 0x12
-    let read = bytes.withUnsafeBytes { ICMPv4Header($0) }
+    let read = bytes.withUnsafeBytes { ICMPHeader($0) }
     #expect(read?.type == 3 && read?.code == 4 && read?.checksum == 0x1200 && read?.rest == 0x05dc)
-    truncating(bytes, needs: 8) { ICMPv4Header($0) }
+    truncating(bytes, needs: 8) { ICMPHeader($0) }
   }
 }

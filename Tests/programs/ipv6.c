@@ -2,6 +2,8 @@
 // row: seconds=60
 #include "probe.h"
 
+#include <net/if.h>
+
 static unsigned char data[70000], got[70000];
 
 static const char *peer6(void) { return getenv("PEER6"); }
@@ -225,6 +227,23 @@ static void bound_to_one(void) {
   }
 }
 
+static void bound_to_device(void) {
+  section("a device stands for a scope");
+  char name[IF_NAMESIZE] = "";
+  for (struct if_nameindex *entry = if_nameindex(); entry && entry->if_index; entry++)
+    if (strcmp(entry->if_name, "lo") != 0) strcpy(name, entry->if_name);
+  int fd = udp(0);
+  CALL(connect(fd, in6("fe80::1", 7780), SIZE_IN6));
+  CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name)));
+  CALL(connect(fd, in6("fe80::1", 7780), SIZE_IN6));
+  close(fd);
+  fd = streaming();
+  CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, (socklen_t)strlen(name)));
+  CALL(fcntl(fd, F_SETFL, O_NONBLOCK));
+  CALL(connect(fd, in6("fe80::1", 7780), SIZE_IN6));
+  close(fd);
+}
+
 static void unusual(void) {
   section("addresses that do not go");
   int fd = streaming();
@@ -261,6 +280,7 @@ int main(void) {
   listeners();
   datagrams();
   bound_to_one();
+  bound_to_device();
   unusual();
   note("\nend");
 }

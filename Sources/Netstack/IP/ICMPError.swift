@@ -24,8 +24,8 @@ package struct ICMPError {
   /// Reads an ICMP message whose checksum has been verified; nil where it is no error, or quotes too little to find a
   /// socket (RFC 792: the header and 64 bits).
   package init?(v4 message: UnsafeRawBufferPointer) {
-    guard let header = ICMPv4Header(message), ICMPv4Messages.isError(header.type) else { return nil }
-    let inner = UnsafeRawBufferPointer(rebasing: message[ICMPv4Header.length...])
+    guard let header = ICMPHeader(message), ICMPv4Messages.isError(header.type) else { return nil }
+    let inner = UnsafeRawBufferPointer(rebasing: message[ICMPHeader.length...])
     guard let quoted = IPv4Header(quoted: inner), inner.count >= quoted.headerLength + 8, let base = inner.baseAddress
     else { return nil }
     // Ports are in the first fragment only.
@@ -36,7 +36,7 @@ package struct ICMPError {
     rest = header.rest
     proto = quoted.proto
     quotedLength = quoted.totalLength
-    transportOffset = ICMPv4Header.length + quoted.headerLength
+    transportOffset = ICMPHeader.length + quoted.headerLength
     self.quoted = FourTuple(
       local: Endpoint(IPAddress(quoted.source), base.bigEndian16(at: quoted.headerLength)),
       remote: Endpoint(IPAddress(quoted.destination), base.bigEndian16(at: quoted.headerLength + 2)))
@@ -45,8 +45,8 @@ package struct ICMPError {
 
   /// The same for ICMPv6. What does not fit the first packet buffer's linear part is not needed.
   package init?(v6 message: UnsafeRawBufferPointer) {
-    guard let header = ICMPv4Header(message), ICMPv6.isError(header.type) else { return nil }
-    let inner = UnsafeRawBufferPointer(rebasing: message[ICMPv4Header.length...])
+    guard let header = ICMPHeader(message), ICMPv6.isError(header.type) else { return nil }
+    let inner = UnsafeRawBufferPointer(rebasing: message[ICMPHeader.length...])
     // IPv4's conversations are none of ICMPv6's business, whatever an address looks like.
     guard let quoted = IPv6Header(quoted: inner), let base = inner.baseAddress, !quoted.source.isIPv4,
       !quoted.destination.isIPv4,
@@ -60,7 +60,7 @@ package struct ICMPError {
     rest = header.rest
     self.proto = proto
     quotedLength = IPv6Header.length + quoted.payloadLength
-    transportOffset = ICMPv4Header.length + offset
+    transportOffset = ICMPHeader.length + offset
     self.quoted = FourTuple(
       local: Endpoint(quoted.source, base.bigEndian16(at: offset)),
       remote: Endpoint(quoted.destination, base.bigEndian16(at: offset + 2)))
@@ -70,7 +70,7 @@ package struct ICMPError {
   /// "Fragmentation needed" (RFC 1191 §4; 0 from an old router), "packet too big" (RFC 4443 §3.2): the next hop's MTU, bytes.
   package var nextHopMTU: Int? {
     if isIPv6 { return type == ICMPv6.packetTooBig ? Int(rest) : nil }
-    guard type == ICMPv4Header.destinationUnreachable, code == ICMPv4Header.Unreachable.fragmentationNeeded else {
+    guard type == ICMPHeader.destinationUnreachable, code == ICMPHeader.Unreachable.fragmentationNeeded else {
       return nil
     }
     return Int(rest & 0xffff)
@@ -82,27 +82,27 @@ package struct ICMPError {
 
   private var meaning4: (error: SocketError, fatal: Bool)? {
     switch (type, code) {
-    case (ICMPv4Header.destinationUnreachable, 0): (.networkUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 1): (.hostUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 2): (.protocolUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 3): (.connectionRefused, true)
-    case (ICMPv4Header.destinationUnreachable, 4): (.messageTooLong, false)
+    case (ICMPHeader.destinationUnreachable, 0): (.networkUnreachable, false)
+    case (ICMPHeader.destinationUnreachable, 1): (.hostUnreachable, false)
+    case (ICMPHeader.destinationUnreachable, 2): (.protocolUnreachable, true)
+    case (ICMPHeader.destinationUnreachable, 3): (.connectionRefused, true)
+    case (ICMPHeader.destinationUnreachable, 4): (.messageTooLong, false)
     // Source route failed: EOPNOTSUPP.
-    case (ICMPv4Header.destinationUnreachable, 5): (.notSupported, false)
+    case (ICMPHeader.destinationUnreachable, 5): (.notSupported, false)
     // Destination network unknown, host unknown.
-    case (ICMPv4Header.destinationUnreachable, 6): (.networkUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 7): (.hostDown, true)
-    case (ICMPv4Header.destinationUnreachable, 8): (.hostIsolated, true)
+    case (ICMPHeader.destinationUnreachable, 6): (.networkUnreachable, true)
+    case (ICMPHeader.destinationUnreachable, 7): (.hostDown, true)
+    case (ICMPHeader.destinationUnreachable, 8): (.hostIsolated, true)
     // Administratively prohibited: network, host.
-    case (ICMPv4Header.destinationUnreachable, 9): (.networkUnreachable, true)
-    case (ICMPv4Header.destinationUnreachable, 10): (.hostUnreachable, true)
+    case (ICMPHeader.destinationUnreachable, 9): (.networkUnreachable, true)
+    case (ICMPHeader.destinationUnreachable, 10): (.hostUnreachable, true)
     // Unreachable for this type of service: network, host.
-    case (ICMPv4Header.destinationUnreachable, 11): (.networkUnreachable, false)
-    case (ICMPv4Header.destinationUnreachable, 12): (.hostUnreachable, false)
+    case (ICMPHeader.destinationUnreachable, 11): (.networkUnreachable, false)
+    case (ICMPHeader.destinationUnreachable, 12): (.hostUnreachable, false)
     // Filtered, precedence violation, precedence cut-off (RFC 1812 §5.2.7.1).
-    case (ICMPv4Header.destinationUnreachable, 13...15): (.hostUnreachable, true)
-    case (ICMPv4Header.timeExceeded, _): (.hostUnreachable, false)
-    case (ICMPv4Header.parameterProblem, _): (.protocolError, true)
+    case (ICMPHeader.destinationUnreachable, 13...15): (.hostUnreachable, true)
+    case (ICMPHeader.timeExceeded, _): (.hostUnreachable, false)
+    case (ICMPHeader.parameterProblem, _): (.protocolError, true)
     // Source quench is ignored (RFC 6633); redirects concern routing alone.
     default: nil
     }

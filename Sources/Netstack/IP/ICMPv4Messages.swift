@@ -13,8 +13,8 @@ package enum ICMPv4Messages {
   /// Whether `type` reports an error, as opposed to asking or answering something.
   package static func isError(_ type: UInt8) -> Bool {
     switch type {
-    case ICMPv4Header.destinationUnreachable, ICMPv4Header.sourceQuench, ICMPv4Header.redirect,
-      ICMPv4Header.timeExceeded, ICMPv4Header.parameterProblem:
+    case ICMPHeader.destinationUnreachable, ICMPHeader.sourceQuench, ICMPHeader.redirect,
+      ICMPHeader.timeExceeded, ICMPHeader.parameterProblem:
       true
     default: false
     }
@@ -25,7 +25,7 @@ package enum ICMPv4Messages {
     let base = packet.base
     let checksum = UnsafeRawPointer(base).bigEndian16(at: 2)
     let oldWord = UnsafeRawPointer(base).bigEndian16(at: 0)
-    base.storeByte(ICMPv4Header.echoReply, at: 0)
+    base.storeByte(ICMPHeader.echoReply, at: 0)
     base.storeByte(0, at: 1)
     // RFC 1624 §3, equation 3: HC' = ~(~HC + ~m + m'), where m' = 0.
     let sum = UInt64(~checksum) &+ UInt64(~oldWord)
@@ -65,12 +65,12 @@ package enum ICMPv4Messages {
     type: UInt8, code: UInt8, rest: UInt32 = 0, about packet: PacketBuffer, pool: inout BufferPool
   ) -> PacketBuffer? {
     guard let message = pool.allocateForTransmit() else { return nil }
-    let room = maximumErrorLength - IPv4Header.minimumLength - ICMPv4Header.length
+    let room = maximumErrorLength - IPv4Header.minimumLength - ICMPHeader.length
     let quote = min(packet.count, room)
-    let base = message.put(ICMPv4Header.length + quote)
-    ICMPv4Header(type: type, code: code, rest: rest).write(to: base)
+    let base = message.put(ICMPHeader.length + quote)
+    ICMPHeader(type: type, code: code, rest: rest).write(to: base)
     _ = packet.copy(
-      from: 0, to: UnsafeMutableRawBufferPointer(start: base + ICMPv4Header.length, count: quote))
+      from: 0, to: UnsafeMutableRawBufferPointer(start: base + ICMPHeader.length, count: quote))
     base.storeBigEndian16(~Checksum.fold(message.checksum(from: 0)), at: 2)
     return message
   }

@@ -34,12 +34,12 @@ package enum ICMPv6Messages {
     type: UInt8, code: UInt8, rest: UInt32, about packet: PacketBuffer, pool: inout BufferPool
   ) -> PacketBuffer? {
     guard let message = pool.allocateForTransmit() else { return nil }
-    let room = maximumErrorLength - IPv6Header.length - ICMPv4Header.length
-    let quote = min(packet.count, room, message.tailroom - ICMPv4Header.length)
-    let base = message.put(ICMPv4Header.length + quote)
-    ICMPv4Header(type: type, code: code, rest: rest).write(to: base)
+    let room = maximumErrorLength - IPv6Header.length - ICMPHeader.length
+    let quote = min(packet.count, room, message.tailroom - ICMPHeader.length)
+    let base = message.put(ICMPHeader.length + quote)
+    ICMPHeader(type: type, code: code, rest: rest).write(to: base)
     _ = packet.copy(
-      from: 0, to: UnsafeMutableRawBufferPointer(start: base + ICMPv4Header.length, count: quote))
+      from: 0, to: UnsafeMutableRawBufferPointer(start: base + ICMPHeader.length, count: quote))
     return message
   }
 }

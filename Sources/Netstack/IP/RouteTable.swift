@@ -102,6 +102,10 @@ package struct RouteTable: ~Copyable {
   @discardableResult
   package mutating func add(_ route: Route) -> Bool {
     guard let entry = Self.entry(route) else { return false }
+    // What is here stays here, whoever tells of another way to it (Linux looks into its table "local" first).
+    if route.kind != .local, let at = find(route.prefix, entry.length), entries[at].route.kind == .local {
+      return false
+    }
     remove(prefix: route.prefix, prefixLength: route.prefixLength, onlyAdvertised: route.isAdvertised)
     if route.isAdvertised, find(route.prefix, entry.length) != nil { return false }
     guard count < Self.maximumRoutes else { return false }

@@ -53,7 +53,7 @@ extension Stack {
   private mutating func reportUnreachablePort(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     if ip.source.isIPv4 {
       reportError(
-        ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.port, about: packet,
+        ICMPHeader.destinationUnreachable, ICMPHeader.Unreachable.port, about: packet,
         wasLinkBroadcast: ip.wasLinkBroadcast)
     } else {
       reportErrorIPv6(ICMPv6.destinationUnreachable, ICMPv6.Unreachable.port, about: packet, ip)
@@ -144,7 +144,7 @@ extension Stack {
 
   /// An echo reply, from its ICMP header on. False where no ping socket has asked.
   mutating func receiveEchoReply(_ packet: PacketBuffer, _ ip: IPPacketInfo) -> Bool {
-    guard pingIdentifiers.count > 0, let icmp = ICMPv4Header(packet.readable) else { return false }
+    guard pingIdentifiers.count > 0, let icmp = ICMPHeader(packet.readable) else { return false }
     let identifier = UInt16(icmp.rest >> 16)
     let source = Endpoint(ip.source, 0)
     let destination = Endpoint(ip.destination, identifier)
@@ -214,7 +214,7 @@ extension Stack {
     tellOwners(
       of: error.quoted, error.proto, isFatal: meaning.fatal || isSizeMatter, isSizeMatter: isSizeMatter, record,
       message,
-      header: ICMPv4Header.length, transport: error.transportOffset)
+      header: ICMPHeader.length, transport: error.transportOffset)
   }
 
   /// A packet that starts at its IP header found no neighbour. Linux tells its sockets by an ICMP message to itself.
@@ -222,8 +222,8 @@ extension Stack {
     let isIPv4 = quoted.local.address.isIPv4
     let record = ErrorRecord(
       .hostUnreachable, isIPv4 ? .icmp : .icmp6,
-      type: isIPv4 ? ICMPv4Header.destinationUnreachable : ICMPv6.destinationUnreachable,
-      code: isIPv4 ? ICMPv4Header.Unreachable.host : 3, offender: quoted.local.address)
+      type: isIPv4 ? ICMPHeader.destinationUnreachable : ICMPv6.destinationUnreachable,
+      code: isIPv4 ? ICMPHeader.Unreachable.host : 3, offender: quoted.local.address)
     tellOwners(
       of: quoted, proto, isFatal: false, isSizeMatter: false, record, packet, header: 0, transport: transport)
   }
@@ -245,9 +245,9 @@ extension Stack {
         socket, isFatal: isFatal, record, about: quoted.remote, at: quoted.local.address, packet,
         from: transport + UDPHeader.length)
     case IPProtocol.icmp, IPProtocol.icmpv6:
-      guard packet.linearCount >= transport + ICMPv4Header.length,
+      guard packet.linearCount >= transport + ICMPHeader.length,
         packet.readable[transport]
-          == (proto == IPProtocol.icmp ? ICMPv4Header.echoRequest : ICMPv6.echoRequest)
+          == (proto == IPProtocol.icmp ? ICMPHeader.echoRequest : ICMPv6.echoRequest)
       else { break }
       let identifier = UnsafeRawPointer(packet.base).bigEndian16(at: transport + 4)
       var next = pingIdentifiers.next(after: nil, port: identifier, in: datagrams)

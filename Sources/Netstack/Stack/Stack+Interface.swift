@@ -242,7 +242,7 @@ extension Stack {
 
   /// `packet` starts at the ICMP header.
   mutating func receiveNeighborDiscovery(
-    _ packet: PacketBuffer, _ ip: IPPacketInfo, _ icmp: ICMPv4Header, overheard: Bool
+    _ packet: PacketBuffer, _ ip: IPPacketInfo, _ icmp: ICMPHeader, overheard: Bool
   ) {
     let env = environment
     defer { env.pointee.pool.release(packet) }

@@ -13,9 +13,9 @@ extension Stack {
   mutating func sendEcho(
     _ state: DatagramPointer, _ bytes: UnsafeRawBufferPointer, _ message: DatagramMessage
   ) throws(SocketError) {
-    let type = state.pointee.isIPv6 ? ICMPv6.echoRequest : ICMPv4Header.echoRequest
+    let type = state.pointee.isIPv6 ? ICMPv6.echoRequest : ICMPHeader.echoRequest
     guard bytes.count <= 65535 else { throw .messageTooLong }
-    guard bytes.count >= ICMPv4Header.length, bytes[0] == type, bytes[1] == 0 else { throw .invalidArgument }
+    guard bytes.count >= ICMPHeader.length, bytes[0] == type, bytes[1] == 0 else { throw .invalidArgument }
     // IPv4 in IPv6's clothes
     if state.pointee.isIPv6, let given = message.destination, given.address.isIPv4 { throw .invalidArgument }
     var path = try path(state, message)
@@ -24,12 +24,12 @@ extension Stack {
     let isLarge = try isCut(bytes.count, state, path)
     // The header in a place of its own, as the identifier is ours to choose.
     guard
-      let packet = datagramPacket(UnsafeRawBufferPointer(rebasing: bytes[ICMPv4Header.length...]))
+      let packet = datagramPacket(UnsafeRawBufferPointer(rebasing: bytes[ICMPHeader.length...]))
     else { throw .noBufferSpace }
-    let base = packet.push(ICMPv4Header.length)
+    let base = packet.push(ICMPHeader.length)
     let sequence = UInt32(bytes[6]) << 8 | UInt32(bytes[7])
     // The two families' messages begin alike.
-    ICMPv4Header(type: type, code: 0, rest: UInt32(state.pointee.local.port) << 16 | sequence).write(to: base)
+    ICMPHeader(type: type, code: 0, rest: UInt32(state.pointee.local.port) << 16 | sequence).write(to: base)
     let proto = state.pointee.isIPv6 ? IPProtocol.icmpv6 : IPProtocol.icmp
     base.storeBigEndian16(~sum(packet, proto, path), at: 2)
     countOut(proto)

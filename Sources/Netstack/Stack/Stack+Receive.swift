@@ -226,7 +226,7 @@ extension Stack {
       if isTaken { return env.pointee.pool.release(packet) }
       if ip.isOurs {
         reportError(
-          ICMPv4Header.destinationUnreachable, ICMPv4Header.Unreachable.proto, about: packet,
+          ICMPHeader.destinationUnreachable, ICMPHeader.Unreachable.proto, about: packet,
           wasLinkBroadcast: ip.wasLinkBroadcast)
       }
       env.pointee.drop(packet, .ipUnknownProtocol, .ip)
@@ -239,7 +239,7 @@ extension Stack {
     let env = environment
     env.pointee.statistics.count(.icmpInMsgs)
     packet.pull(ip.headerLength)
-    guard let icmp = ICMPv4Header(packet.readable) else {
+    guard let icmp = ICMPHeader(packet.readable) else {
       env.pointee.statistics.count(.icmpInErrors)
       return env.pointee.drop(packet, .icmpMalformed, .icmp)
     }
@@ -250,14 +250,14 @@ extension Stack {
     let error = ICMPError(v4: packet.readable)
     // Echo replies are for datagram sockets, which are in the first stack.
     var owner = steering.index
-    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPv4Header.echoReply { owner = 0 }
+    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPHeader.echoReply { owner = 0 }
     if steering.isShared, owner != steering.index {
       env.pointee.statistics.count(.icmpInMsgs, -1)
       packet.push(ip.headerLength)
       return handOver(packet, to: owner, isDelivered: true)
     }
     traceICMP(.icmpIn, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
-    if icmp.type == ICMPv4Header.echoRequest {
+    if icmp.type == ICMPHeader.echoRequest {
       env.pointee.statistics.count(.icmpInEchos)
       let ignored =
         env.pointee.settings.icmpEchoIgnoreAll || !ip.isOurs && env.pointee.settings.icmpEchoIgnoreBroadcasts
@@ -267,9 +267,9 @@ extension Stack {
       return sendICMP(
         reusing: packet, from: ip.isOurs ? ip.destination : nil, to: ip.source, typeOfService: ip.typeOfService)
     }
-    if icmp.type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
-    if icmp.type == ICMPv4Header.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
-    if icmp.type == ICMPv4Header.echoReply, receiveEchoReply(packet, ip) { return }
+    if icmp.type == ICMPHeader.destinationUnreachable { env.pointee.statistics.count(.icmpInDestUnreachs) }
+    if icmp.type == ICMPHeader.timeExceeded { env.pointee.statistics.count(.icmpInTimeExcds) }
+    if icmp.type == ICMPHeader.echoReply, receiveEchoReply(packet, ip) { return }
     if let error, owns(error.quoted.local.address) { errorArrives(error, in: packet, ip) }
     env.pointee.pool.release(packet)
   }

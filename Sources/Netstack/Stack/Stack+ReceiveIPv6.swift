@@ -128,7 +128,7 @@ extension Stack {
         switch proto {
         case IPProtocol.tcp: TCPHeader.minimumLength
         case IPProtocol.udp: UDPHeader.length
-        case IPProtocol.icmpv6: ICMPv4Header.length
+        case IPProtocol.icmpv6: ICMPHeader.length
         default: 1
         }
       return bytes.count < offset + needed
@@ -168,7 +168,7 @@ extension Stack {
     if !overheard { env.pointee.statistics.count(.icmp6InMsgs) }
     packet.pull(ip.headerLength)
     // The two families' messages begin alike.
-    guard let icmp = ICMPv4Header(packet.readable) else {
+    guard let icmp = ICMPHeader(packet.readable) else {
       env.pointee.statistics.count(.icmp6InErrors)
       return env.pointee.drop(packet, .icmpMalformed, .icmp)
     }

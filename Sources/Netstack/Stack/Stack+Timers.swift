@@ -125,7 +125,7 @@ extension Stack {
         reportErrorIPv6(ICMPv6.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first)
       } else {
         reportError(
-          ICMPv4Header.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first, wasLinkBroadcast: false)
+          ICMPHeader.timeExceeded, ICMPv4Messages.reassemblyTimeExceeded, about: first, wasLinkBroadcast: false)
       }
       env.pointee.pool.release(first)
     }

@@ -399,7 +399,7 @@ extension Stack {
     guard
       let message = ICMPv4Messages.makeError(type: type, code: code, about: packet, pool: &env.pointee.pool)
     else { return env.pointee.noteDrop(.noBuffer, .icmp) }
-    if type == ICMPv4Header.destinationUnreachable { env.pointee.statistics.count(.icmpOutDestUnreachs) }
+    if type == ICMPHeader.destinationUnreachable { env.pointee.statistics.count(.icmpOutDestUnreachs) }
     let source = IPAddress(header.destination)
     sendICMP(
       reusing: message, from: owns(source) ? source : nil, to: IPAddress(header.source), typeOfService: 0)
