@@ -235,28 +235,53 @@ extension Stack {
 
   // MARK: ICMPv4
 
-  private mutating func receiveICMP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
+  /// How a message of either family begins: counted, found sound, and brought to the stack that it is about. nil where the packet
+  /// is gone.
+  mutating func takeICMP(
+    _ packet: PacketBuffer, _ ip: IPPacketInfo, overheard: Bool = false
+  ) -> (header: ICMPHeader, error: ICMPError?)? {
     let env = environment
-    env.pointee.statistics.count(.icmpInMsgs)
+    let isIPv4 = ip.source.isIPv4
+    let (messages, errors) = isIPv4 ? (Counter.icmpInMsgs, Counter.icmpInErrors) : (.icmp6InMsgs, .icmp6InErrors)
+    if !overheard { env.pointee.statistics.count(messages) }
     packet.pull(ip.headerLength)
     guard let icmp = ICMPHeader(packet.readable) else {
-      env.pointee.statistics.count(.icmpInErrors)
-      return env.pointee.drop(packet, .icmpMalformed, .icmp)
+      env.pointee.statistics.count(errors)
+      env.pointee.drop(packet, .icmpMalformed, .icmp)
+      return nil
     }
-    guard Checksum.fold(packet.checksum(from: 0)) == 0xffff else {
-      env.pointee.statistics.count(.icmpInErrors)
-      return env.pointee.drop(packet, .icmpChecksum, .icmp)
+    let pseudo =
+      isIPv4
+      ? 0
+      : Checksum.pseudoHeader(
+        source: ip.source, destination: ip.destination, proto: IPProtocol.icmpv6, length: packet.count)
+    guard
+      packet.storage.pointee.checksumState == .verified || Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff
+    else {
+      env.pointee.statistics.count(errors)
+      env.pointee.drop(packet, .icmpChecksum, .icmp)
+      return nil
     }
-    let error = ICMPError(v4: packet.readable)
+    let error = isIPv4 ? ICMPError(v4: packet.readable) : ICMPError(v6: packet.readable)
     // Echo replies are for datagram sockets, which are in the first stack.
     var owner = steering.index
-    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPHeader.echoReply { owner = 0 }
+    let echoReply = isIPv4 ? ICMPHeader.echoReply : ICMPv6.echoReply
+    if let error { owner = self.owner(of: error) } else if icmp.type == echoReply { owner = 0 }
     if steering.isShared, owner != steering.index {
-      env.pointee.statistics.count(.icmpInMsgs, -1)
+      env.pointee.statistics.count(messages, -1)
       packet.push(ip.headerLength)
-      return handOver(packet, to: owner, isDelivered: true)
+      handOver(packet, to: owner, isDelivered: true)
+      return nil
     }
-    traceICMP(.icmpIn, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
+    if !overheard {
+      traceICMP(isIPv4 ? .icmpIn : .icmp6In, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
+    }
+    return (icmp, error)
+  }
+
+  private mutating func receiveICMP(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
+    let env = environment
+    guard let (icmp, error) = takeICMP(packet, ip) else { return }
     if icmp.type == ICMPHeader.echoRequest {
       env.pointee.statistics.count(.icmpInEchos)
       let ignored =

@@ -165,31 +165,7 @@ extension Stack {
 
   private mutating func receiveICMPv6(_ packet: PacketBuffer, _ ip: IPPacketInfo, overheard: Bool) {
     let env = environment
-    if !overheard { env.pointee.statistics.count(.icmp6InMsgs) }
-    packet.pull(ip.headerLength)
-    // The two families' messages begin alike.
-    guard let icmp = ICMPHeader(packet.readable) else {
-      env.pointee.statistics.count(.icmp6InErrors)
-      return env.pointee.drop(packet, .icmpMalformed, .icmp)
-    }
-    let pseudo = Checksum.pseudoHeader(
-      source: ip.source, destination: ip.destination, proto: IPProtocol.icmpv6, length: packet.count)
-    guard
-      packet.storage.pointee.checksumState == .verified || Checksum.fold(packet.checksum(from: 0, pseudo)) == 0xffff
-    else {
-      env.pointee.statistics.count(.icmp6InErrors)
-      return env.pointee.drop(packet, .icmpChecksum, .icmp)
-    }
-    let error = ICMPError(v6: packet.readable)
-    // Echo replies are for datagram sockets, which are in the first stack.
-    var owner = steering.index
-    if let error { owner = self.owner(of: error) } else if icmp.type == ICMPv6.echoReply { owner = 0 }
-    if steering.isShared, owner != steering.index {
-      env.pointee.statistics.count(.icmp6InMsgs, -1)
-      packet.push(ip.headerLength)
-      return handOver(packet, to: owner, isDelivered: true)
-    }
-    if !overheard { traceICMP(.icmp6In, icmp.type, icmp.code, local: ip.destination, remote: ip.source) }
+    guard let (icmp, error) = takeICMP(packet, ip, overheard: overheard) else { return }
     switch icmp.type {
     case ICMPv6.echoRequest:
       guard !ip.source.isUnspecified else { return env.pointee.drop(packet, .icmpMalformed, .icmp) }
