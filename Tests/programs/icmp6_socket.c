@@ -14,31 +14,22 @@
 
 #define SOL_ICMPV6 58
 
-static unsigned char packet[4000], got[4000], control[512];
+static unsigned char packet[4000], got[4000];
 
-static const char *host6(void) { return getenv("HOST6"); }
-static const char *peer6(void) { return getenv("PEER6"); }
 
 /// The peer sends it back: no route.
 #define NOWHERE "2001:db8:7::1"
 
 static void receive_message(int fd, int flags) {
-  struct sockaddr_storage name;
-  struct iovec vector = {got, sizeof got};
-  memset(&name, 0, sizeof name);
-  struct msghdr message = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
-                           .msg_control = control, .msg_controllen = sizeof control};
-  errno = 0;
-  long count = recvmsg(fd, &message, flags);
-  if (count < 0) {
-    note("recvmsg: %s", error_name(errno));
+  struct msghdr message;
+  long count = take_message(fd, flags, "recvmsg", got, sizeof got, &message);
+  if (count < 0)
     return;
-  }
   struct icmp6_hdr *icmp = (void *)got;
   // The flow label of the packet that an error quotes is any.
   if (icmp->icmp6_type < ICMP6_ECHO_REQUEST && count >= 12)
     memset(got + 9, 0, 3);
-  note("recvmsg: %ld from %s length %u flags %#x: type %d code %d sequence %d, rest crc %08x", count, address_text(&name),
+  note("recvmsg: %ld from %s length %u flags %#x: type %d code %d sequence %d, rest crc %08x", count, address_text(message.msg_name),
        message.msg_namelen, message.msg_flags, icmp->icmp6_type, icmp->icmp6_code, ntohs(icmp->icmp6_seq),
        crc32(0, got + 8, count > 8 ? count - 8 : 0));
   for (struct cmsghdr *entry = CMSG_FIRSTHDR(&message); entry; entry = CMSG_NXTHDR(&message, entry)) {

@@ -5,21 +5,14 @@
 #include <linux/errqueue.h>
 #include <netinet/ip_icmp.h>
 
-static unsigned char packet[4000], got[4000], control[512];
+static unsigned char packet[4000], got[4000];
 
 static void show_queue(int fd) {
-  struct sockaddr_storage name;
-  struct iovec vector = {got, sizeof got};
-  memset(&name, 0, sizeof name);
-  struct msghdr message = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
-                           .msg_control = control, .msg_controllen = sizeof control};
-  errno = 0;
-  long count = recvmsg(fd, &message, MSG_ERRQUEUE);
-  if (count < 0) {
-    note("error queue: %s", error_name(errno));
+  struct msghdr message;
+  long count = take_message(fd, MSG_ERRQUEUE, "error queue", got, sizeof got, &message);
+  if (count < 0)
     return;
-  }
-  note("error queue: %ld bytes, type %d, about %s flags %#x", count, got[0], address_text(&name), message.msg_flags);
+  note("error queue: %ld bytes, type %d, about %s flags %#x", count, got[0], address_text(message.msg_name), message.msg_flags);
   for (struct cmsghdr *entry = CMSG_FIRSTHDR(&message); entry; entry = CMSG_NXTHDR(&message, entry))
     if (entry->cmsg_level == SOL_IP && entry->cmsg_type == IP_RECVERR) {
       struct sock_extended_err *error = (void *)CMSG_DATA(entry);

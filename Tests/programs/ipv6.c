@@ -6,10 +6,6 @@
 
 static unsigned char data[70000], got[70000];
 
-static const char *peer6(void) { return getenv("PEER6"); }
-static const char *host6(void) { return getenv("HOST6"); }
-#define PEER_6(port) in6(peer6(), port), SIZE_IN6
-#define HOST_6(port) in6(host6(), port), SIZE_IN6
 
 static long receive_from(int fd, size_t room, int flags) {
   struct sockaddr_in6 name;

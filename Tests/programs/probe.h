@@ -170,6 +170,27 @@ static inline const char *peer_address(void) { return getenv("PEER"); }
 #define PEER(port) in4(peer_address(), port), SIZE_IN
 #define HOST(port) in4(host(), port), SIZE_IN
 #define ANY(port) in4("0.0.0.0", port), SIZE_IN
+static inline const char *host6(void) { return getenv("HOST6"); }
+static inline const char *peer6(void) { return getenv("PEER6"); }
+#define PEER_6(port) in6(peer6(), port), SIZE_IN6
+#define HOST_6(port) in6(host6(), port), SIZE_IN6
+
+/// recvmsg into `buffer`, with room for a name and control data, which *message then points to until the next call. Notes the error
+/// behind `what` where there is nothing.
+static inline long take_message(int fd, int flags, const char *what, void *buffer, size_t size, struct msghdr *message) {
+  static struct sockaddr_storage name;
+  static unsigned char control[512];
+  static struct iovec vector;
+  memset(&name, 0, sizeof name);
+  vector = (struct iovec){buffer, size};
+  *message = (struct msghdr){.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
+                             .msg_control = control, .msg_controllen = sizeof control};
+  errno = 0;
+  long count = recvmsg(fd, message, flags);
+  if (count < 0)
+    note("%s: %s", what, error_name(errno));
+  return count;
+}
 
 /// The address with its port: "#" for a port the system chose from its ephemeral range.
 static inline const char *address_text(const void *storage) {

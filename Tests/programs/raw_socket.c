@@ -11,7 +11,7 @@
 #define ICMP_FILTER 1
 #endif
 
-static unsigned char packet[4000], got[4000], control[512];
+static unsigned char packet[4000], got[4000];
 
 static uint16_t checksum(const void *bytes, size_t count) {
   const uint16_t *word = bytes;
@@ -54,18 +54,11 @@ static void receive(int fd, int flags) {
 }
 
 static void show_queue(int fd) {
-  struct sockaddr_storage name;
-  struct iovec vector = {got, sizeof got};
-  memset(&name, 0, sizeof name);
-  struct msghdr message = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
-                           .msg_control = control, .msg_controllen = sizeof control};
-  errno = 0;
-  long count = recvmsg(fd, &message, MSG_ERRQUEUE);
-  if (count < 0) {
-    note("error queue: %s", error_name(errno));
+  struct msghdr message;
+  long count = take_message(fd, MSG_ERRQUEUE, "error queue", got, sizeof got, &message);
+  if (count < 0)
     return;
-  }
-  note("error queue: %ld bytes about %s flags %#x", count, address_text(&name), message.msg_flags);
+  note("error queue: %ld bytes about %s flags %#x", count, address_text(message.msg_name), message.msg_flags);
   for (struct cmsghdr *entry = CMSG_FIRSTHDR(&message); entry; entry = CMSG_NXTHDR(&message, entry))
     if (entry->cmsg_level == SOL_IP && entry->cmsg_type == IP_RECVERR) {
       struct sock_extended_err *error = (void *)CMSG_DATA(entry);

@@ -9,9 +9,6 @@ static unsigned char data[3000], got[3000], control[512];
 
 #define GROUP "ff15::77"
 
-static const char *host6(void) { return getenv("HOST6"); }
-static const char *peer6(void) { return getenv("PEER6"); }
-
 static int udp(int port) {
   int fd = socket(AF_INET6, SOCK_DGRAM, 0), one = 1;
   MUST(fd);
@@ -22,18 +19,11 @@ static int udp(int port) {
 }
 
 static void receive(int fd, int flags) {
-  struct sockaddr_storage name;
-  struct iovec vector = {got, sizeof got};
-  memset(&name, 0, sizeof name);
-  struct msghdr message = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
-                           .msg_control = control, .msg_controllen = sizeof control};
-  errno = 0;
-  long count = recvmsg(fd, &message, flags);
-  if (count < 0) {
-    note("recvmsg: %s", error_name(errno));
+  struct msghdr message;
+  long count = take_message(fd, flags, "recvmsg", got, sizeof got, &message);
+  if (count < 0)
     return;
-  }
-  note("recvmsg: %ld from %s flags %#x", count, address_text(&name), message.msg_flags);
+  note("recvmsg: %ld from %s flags %#x", count, address_text(message.msg_name), message.msg_flags);
   for (struct cmsghdr *entry = CMSG_FIRSTHDR(&message); entry; entry = CMSG_NXTHDR(&message, entry)) {
     size_t length = entry->cmsg_len - sizeof *entry;
     if (entry->cmsg_level == SOL_IPV6 && entry->cmsg_type == IPV6_PKTINFO) {

@@ -5,7 +5,7 @@
 #include <linux/errqueue.h>
 #include <netinet/ip_icmp.h>
 
-static unsigned char data[3000], got[3000], control[512];
+static unsigned char data[3000], got[3000];
 
 static int udp(int port) {
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
@@ -16,18 +16,11 @@ static int udp(int port) {
 }
 
 static void show_queue(int fd, size_t room) {
-  struct sockaddr_storage name;
-  struct iovec vector = {got, room};
-  memset(&name, 0, sizeof name);
-  struct msghdr message = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &vector, .msg_iovlen = 1,
-                           .msg_control = control, .msg_controllen = sizeof control};
-  errno = 0;
-  long count = recvmsg(fd, &message, MSG_ERRQUEUE);
-  if (count < 0) {
-    note("error queue: %s", error_name(errno));
+  struct msghdr message;
+  long count = take_message(fd, MSG_ERRQUEUE, "error queue", got, room, &message);
+  if (count < 0)
     return;
-  }
-  note("error queue: %ld bytes crc %08x about %s length %u flags %#x", count, crc32(0, got, count), address_text(&name),
+  note("error queue: %ld bytes crc %08x about %s length %u flags %#x", count, crc32(0, got, count), address_text(message.msg_name),
        message.msg_namelen, message.msg_flags);
   for (struct cmsghdr *entry = CMSG_FIRSTHDR(&message); entry; entry = CMSG_NXTHDR(&message, entry)) {
     if (entry->cmsg_level != SOL_IP || entry->cmsg_type != IP_RECVERR) {
