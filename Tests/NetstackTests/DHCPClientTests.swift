@@ -414,16 +414,7 @@ private final class LeasedStack {
     }
   }
 
-  func sent() -> [[UInt8]] {
-    var frames: [[UInt8]] = []
-    while let packet = stack.nextTransmit() {
-      var bytes = [UInt8](repeating: 0, count: packet.count)
-      _ = bytes.withUnsafeMutableBytes { packet.copy(from: 0, to: $0) }
-      stack.transmitted(packet)
-      frames.append(bytes)
-    }
-    return frames
-  }
+  func sent() -> [[UInt8]] { stack.takeFrames().map(\.bytes) }
 
   /// DHCP messages among the frames: destination of the packet, type, transaction.
   func messages() -> [(to: IPv4Address, type: DHCPMessageType, xid: UInt32)] {
@@ -446,12 +437,7 @@ private final class LeasedStack {
     }
   }
 
-  func receive(_ frame: [UInt8]) {
-    guard let packet = stack.allocateReceiveBuffer() else { return }
-    frame.withUnsafeBytes { packet.put($0.count).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
-    stack.receive(packet, now: now)
-    stack.finishBatch(now: now)
-  }
+  func receive(_ frame: [UInt8]) { stack.receiveFrame(frame, now: now) }
 
   func receive(_ reply: Reply, xid: UInt32, to: IPv4Address = .limitedBroadcast) {
     let payload = reply.bytes(xid: xid)

@@ -41,38 +41,14 @@ private final class Bench {
     var payload: [UInt8] { Array(bytes[(14 + ip.headerLength)...]) }
   }
 
-  func sent() -> [Sent] {
-    var frames: [Sent] = []
-    while let packet = stack.nextTransmit() {
-      var bytes = [UInt8](repeating: 0, count: packet.count)
-      _ = bytes.withUnsafeMutableBytes { packet.copy(from: 0, to: $0) }
-      let isSuper = packet.storage.pointee.segmentationType == .udpL4
-      frames.append(Sent(bytes: bytes, segmentSize: isSuper ? Int(packet.storage.pointee.segmentSize) : 0))
-      stack.transmitted(packet)
-    }
-    return frames
-  }
+  func sent() -> [Sent] { stack.takeFrames().map { Sent(bytes: $0.bytes, segmentSize: $0.segmentSize) } }
 
   func receive(_ payload: [UInt8], _ etherType: UInt16, to: MACAddress? = nil, segmentSize: Int = 0) {
     var bytes = [UInt8](repeating: 0, count: 14)
     bytes.withUnsafeMutableBytes {
       EthernetHeader(destination: to ?? ourMAC, source: peerMAC, etherType: etherType).write(to: $0.baseAddress!)
     }
-    bytes += payload
-    guard let packet = stack.allocateReceiveBuffer() else { return }
-    let linear = min(bytes.count, packet.tailroom)
-    bytes.withUnsafeBytes { packet.put(linear).copyMemory(from: $0.baseAddress!, byteCount: linear) }
-    if bytes.count > linear, let large = packet.storage.pointee.large {
-      bytes.withUnsafeBytes { large.copyMemory(from: $0.baseAddress! + linear, byteCount: bytes.count - linear) }
-      packet.addFragment(large, bytes.count - linear)
-    }
-    if segmentSize > 0 {
-      packet.storage.pointee.segmentationType = .udpL4
-      packet.storage.pointee.segmentSize = UInt16(segmentSize)
-      packet.storage.pointee.checksumState = .verified
-    }
-    stack.receive(packet, now: now)
-    stack.finishBatch(now: now)
+    stack.receiveFrame(bytes + payload, now: now, segmentSize: segmentSize)
   }
 
   func receiveIP(
@@ -140,14 +116,7 @@ private final class Bench {
     return result.map { ($0, Array(buffer[..<$0.datagram.copied])) }
   }
 
-  func pass(_ interval: Interval) {
-    let end = now + interval
-    while let deadline = stack.nextDeadline(), deadline <= end {
-      now = max(now, deadline)
-      stack.advance(to: now)
-    }
-    now = end
-  }
+  func pass(_ interval: Interval) { stack.pass(interval, from: &now) }
 }
 
 @Suite("Datagram sockets")

@@ -113,16 +113,7 @@ final class IPv6Bench {
 
   // MARK: Out
 
-  func frames() -> [[UInt8]] {
-    var frames: [[UInt8]] = []
-    while let packet = stack.nextTransmit() {
-      var bytes = [UInt8](repeating: 0, count: packet.count)
-      _ = bytes.withUnsafeMutableBytes { packet.copy(from: 0, to: $0) }
-      stack.transmitted(packet)
-      frames.append(bytes)
-    }
-    return frames
-  }
+  func frames() -> [[UInt8]] { stack.takeFrames().map(\.bytes) }
 
   /// What the stack has sent over IPv6.
   func sent() -> [Packet6] { frames().compactMap { Packet6($0) } }
@@ -131,22 +122,7 @@ final class IPv6Bench {
 
   // MARK: In
 
-  func receive(_ bytes: [UInt8]) {
-    guard let packet = stack.allocateReceiveBuffer() else {
-      Issue.record("no receive buffer")
-      return
-    }
-    let linear = min(bytes.count, packet.tailroom)
-    bytes.withUnsafeBytes {
-      if let base = $0.baseAddress { packet.put(linear).copyMemory(from: base, byteCount: linear) }
-    }
-    if bytes.count > linear, let large = packet.storage.pointee.large {
-      bytes.withUnsafeBytes { large.copyMemory(from: $0.baseAddress! + linear, byteCount: bytes.count - linear) }
-      packet.addFragment(large, bytes.count - linear)
-    }
-    stack.receive(packet, now: now)
-    stack.finishBatch(now: now)
-  }
+  func receive(_ bytes: [UInt8]) { stack.receiveFrame(bytes, now: now) }
 
   /// A frame around `packet`, which starts at its IPv6 header; by default to where its destination says.
   func frame(_ packet: [UInt8], from: MACAddress? = nil, to: MACAddress? = nil) -> [UInt8] {
@@ -342,15 +318,7 @@ final class IPv6Bench {
 
   // MARK: Time and sockets
 
-  func pass(_ interval: Interval) {
-    let end = now + interval
-    while let deadline = stack.nextDeadline(), deadline <= end {
-      now = max(now, deadline)
-      stack.advance(to: now)
-    }
-    now = end
-    stack.advance(to: now)
-  }
+  func pass(_ interval: Interval) { stack.pass(interval, from: &now) }
 
   /// An address of the interface.
   func address(_ address: IPAddress) -> InterfaceAddress? {

@@ -18,28 +18,9 @@ private final class Segment {
     stack = Stack(configuration, now: now)
   }
 
-  func sent() -> [[UInt8]] {
-    var frames: [[UInt8]] = []
-    while let packet = stack.nextTransmit() {
-      var bytes = [UInt8](repeating: 0, count: packet.count)
-      _ = bytes.withUnsafeMutableBytes { packet.copy(from: 0, to: $0) }
-      stack.transmitted(packet)
-      frames.append(bytes)
-    }
-    return frames
-  }
+  func sent() -> [[UInt8]] { stack.takeFrames().map(\.bytes) }
 
-  func receive(_ bytes: [UInt8]) {
-    guard let packet = stack.allocateReceiveBuffer() else { return }
-    let linear = min(bytes.count, packet.tailroom)
-    bytes.withUnsafeBytes { packet.put(linear).copyMemory(from: $0.baseAddress!, byteCount: linear) }
-    if bytes.count > linear, let large = packet.storage.pointee.large {
-      bytes.withUnsafeBytes { large.copyMemory(from: $0.baseAddress! + linear, byteCount: bytes.count - linear) }
-      packet.addFragment(large, bytes.count - linear)
-    }
-    stack.receive(packet, now: now)
-    stack.finishBatch(now: now)
-  }
+  func receive(_ bytes: [UInt8]) { stack.receiveFrame(bytes, now: now) }
 
   func frame(_ etherType: UInt16, _ payload: [UInt8], to: MACAddress? = nil) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: 14)
@@ -98,14 +79,7 @@ private final class Segment {
     _ = sent()
   }
 
-  func pass(_ interval: Interval) {
-    let end = now + interval
-    while let deadline = stack.nextDeadline(), deadline <= end {
-      now = max(now, deadline)
-      stack.advance(to: now)
-    }
-    now = end
-  }
+  func pass(_ interval: Interval) { stack.pass(interval, from: &now) }
 }
 
 private func etherType(_ frame: [UInt8]) -> UInt16 { UInt16(frame[12]) << 8 | UInt16(frame[13]) }

@@ -31,15 +31,7 @@ private final class Machine {
   subscript(_ index: Int) -> Queue { queues[index] }
 
   func receive(_ bytes: [UInt8], at queue: Int) {
-    guard let packet = queues[queue].stack.allocateReceiveBuffer() else { return }
-    let linear = min(bytes.count, packet.tailroom)
-    bytes.withUnsafeBytes { packet.put(linear).copyMemory(from: $0.baseAddress!, byteCount: linear) }
-    if linear < bytes.count, let large = packet.storage.pointee.large {
-      bytes.withUnsafeBytes { large.copyMemory(from: $0.baseAddress! + linear, byteCount: bytes.count - linear) }
-      packet.addFragment(large, bytes.count - linear)
-    }
-    queues[queue].stack.receive(packet, now: now)
-    queues[queue].stack.finishBatch(now: now)
+    queues[queue].stack.receiveFrame(bytes, now: now)
     deliverStrays(of: queue)
   }
 
@@ -60,16 +52,7 @@ private final class Machine {
   }
 
   /// What each queue has sent, as bytes.
-  func sent(_ queue: Int) -> [[UInt8]] {
-    var frames: [[UInt8]] = []
-    while let packet = queues[queue].stack.nextTransmit() {
-      var bytes = [UInt8](repeating: 0, count: packet.count)
-      _ = bytes.withUnsafeMutableBytes { packet.copy(from: 0, to: $0) }
-      queues[queue].stack.transmitted(packet)
-      frames.append(bytes)
-    }
-    return frames
-  }
+  func sent(_ queue: Int) -> [[UInt8]] { queues[queue].stack.takeFrames().map(\.bytes) }
 
   /// Which queue a peer's connection to `port` from `peerPort` belongs to.
   func owner(_ port: UInt16, _ peerPort: UInt16) -> Int {
