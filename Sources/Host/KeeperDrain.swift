@@ -86,7 +86,7 @@ enum KeeperDrain {
       while let i = left.removeFirst() {
         let shard = HostRuntime.shard(at: i)
         shard.pointee.lock()
-        shard.pointee.runTimers()
+        shard.pointee.runTimers(MonotonicClock.now)
         unfinished = shard.pointee.stack.hasUnfinishedSends() || unfinished
         awaiting = shard.pointee.stack.awaitsGoodbye() || awaiting
         next = min(next, shard.pointee.stack.nextDeadline() ?? .distantFuture)

@@ -105,7 +105,7 @@ package struct Receiver {
       let now = MonotonicClock.now
       if first { shard.pointee.stack.count(.rxPolls) }
       first = false
-      shard.pointee.runTimers()
+      shard.pointee.runTimers(now)
       shard.pointee.work.receiver.posted &-= n
       for i in 0..<n {
         shard.pointee.work.calls.readBytes &+= UInt64(me.results[i].length) &+ UInt64(queue.headerSize)

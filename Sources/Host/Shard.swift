@@ -170,14 +170,13 @@ package struct Shard: ~Copyable {
   /// anp-rx: the alarm went off. Sets it for what comes next, which also clears it.
   /// False where the device is gone and need not be watched any more.
   func alarmFired() -> Bool {
-    runTimers()
+    runTimers(MonotonicClock.now)
     setAlarm(stack.nextDeadline() ?? .distantFuture)
     return work.reportedDeviceError != EBADFD
   }
 
   /// The timer softirq.
-  func runTimers() {
-    let now = MonotonicClock.now
+  func runTimers(_ now: Instant) {
     if let deadline = stack.nextDeadline(), deadline <= now {
       stack.advance(to: now)
     }
