@@ -17,7 +17,7 @@ tally() {
   failed=$((failed + $3))
   (($3 > 0)) || return 0
   echo "failed: $1" >>"$work/failures"
-  [[ -z ${4-} ]] || grep -aE '\bFAIL|^failed: |✘|error: ' "$4" | sed 's/^/  /' | tail -n 60 >>"$work/failures"
+  [[ -z ${4-} ]] || grep -aE '\bFAIL|^failed: |✘|error: |SUMMARY: .*Sanitizer' "$4" | sed 's/^/  /' | tail -n 60 >>"$work/failures"
 }
 
 # unit NAME ARGUMENTS...: `swift test`, counted from its report; a build that fails is one failure.
