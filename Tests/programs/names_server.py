@@ -33,7 +33,9 @@ def answer(message, is_tcp, source):
     # AD in the question (RFC 6840 §5.7), and the OPT record with its size and DO (RFC 6891 §6.1).
     said = " AD" * (message[3] >> 5 & 1) + (f" EDNS {struct.unpack('!H', more[3:5])[0]}" if more else "")
     said += " DO" if more and more[7] & 0x80 else ""
-    print(f"query[{kind}] {name} from {source[0]}{' over TCP' if is_tcp else ''}{said}", flush=True)
+    # In one piece: print writes the end of the line by itself, and UDP and TCP are answered by threads of their own.
+    sys.stdout.write(f"query[{kind}] {name} from {source[0]}{' over TCP' if is_tcp else ''}{said}\n")
+    sys.stdout.flush()
     code, records, truncated = NOERROR, [], False
     address = record(name, A, socket.inet_aton("198.18.7.40"))
     if word == "silent":
