@@ -89,7 +89,7 @@ case ${1-} in
     if swift build -c release --traits Embedded --sanitize=address --product anp --scratch-path .build-embedded-address; then
       # Leaks are those of the programs, which leave their memory to the kernel when they end.
       ASAN_OPTIONS=detect_leaks=0 counted "programs under AddressSanitizer" scripts/run-tests.sh --quick \
-        --library "$runtime:$here/.build-embedded-address/release/libanp.so" 'curl.*' 'python.*' 'redis.*'
+        --library "$runtime:$here/.build-embedded-address/release/libanp.so" 'curl.*' 'python.*' 'redis.*' 'names.*'
     else
       tally "an AddressSanitizer build of the library" 0 1
     fi

@@ -3,12 +3,13 @@
 python3 names_server.py ADDRESS PORT      UDP and TCP; prints each question with its type and where it came from
 """
 
+import random
 import socket
 import struct
 import sys
 import threading
 
-A, CNAME, PTR, AAAA = 1, 5, 12, 28
+A, CNAME, PTR, MX, AAAA = 1, 5, 12, 15, 28
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = range(6)
 
 
@@ -19,6 +20,27 @@ def encode(name):
 
 def record(name, kind, data):
     return encode(name) + struct.pack("!HHIH", kind, 1, 60, len(data)) + data
+
+
+def mutated(reply, start, seed):
+    """`reply` with some of its bytes changed, cut out, doubled, or made pointers (RFC 1035 §4.1.4). The head and the question
+    stay, up to `start`, but for the counts of records: who asked does not wait for another answer then."""
+    chance = random.Random(seed)
+    reply = bytearray(reply)
+    for _ in range(chance.randint(1, 6)):
+        at = chance.choice([*range(6, 12), *range(start, len(reply))])
+        change = chance.randrange(6) if at >= start else 0
+        if change < 2:
+            reply[at] = chance.choice([0, 1, 63, 64, 191, 192, 255, chance.randrange(256)])
+        elif change == 2:
+            reply[at : at + 2] = struct.pack("!H", 0xC000 | chance.randrange(len(reply) + 8))
+        elif change == 3:
+            del reply[at : at + chance.randint(1, 12)]
+        elif change == 4:
+            reply[at:at] = reply[at : at + chance.randint(1, 40)]
+        else:
+            del reply[at:]
+    return bytes(reply)
 
 
 def answer(message, is_tcp, source):
@@ -60,10 +82,18 @@ def answer(message, is_tcp, source):
     elif word == "truncated":
         truncated = not is_tcp
         records = [address] if is_tcp and kind == A else []
+    elif word.startswith("mutated"):
+        target = record("target.odd.test", kind, b"\x20\x01\x0d\xb8" * 4 if kind == AAAA else b"\xc6\x12\x07\x28")
+        records = [record(name, CNAME, encode("target.odd.test")), target, target, record(name, MX, b"\0\1" + encode(name))]
+    elif name.endswith(".8.18.198.in-addr.arpa"):
+        records = [record(name, PTR, encode("one.odd.test")), record(name, PTR, encode("two.odd.test"))]
     elif word == "1" and kind == PTR:
         code = SERVFAIL
     flags = 0x8080 | (message[2] & 1) << 8 | truncated << 9 | code
-    return message[:2] + struct.pack("!HHHHH", flags, 1, len(records), 0, 0) + question + b"".join(records)
+    reply = message[:2] + struct.pack("!HHHHH", flags, 1, len(records), 0, 0) + question + b"".join(records)
+    if word.startswith("mutated") or name.endswith(".8.18.198.in-addr.arpa"):
+        return mutated(reply, 12 + len(question), f"{name} {kind}")
+    return reply
 
 
 def serve_tcp(listener):

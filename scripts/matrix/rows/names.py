@@ -117,6 +117,18 @@ def names_fails(t):
     t.expect(UdpOutDatagrams=50, TcpActiveOpens=1)
 
 
+@row("names.mutated", roles="client", seconds=120)
+def names_mutated(t):
+    """a thousand damaged answers: every question comes to an end (a few on the native side, where libc waits for better ones)"""
+    settle(t, options="timeout:1 attempts:1")
+    t.peer([PYTHON, script("names_server.py"), PEER, "53"], ready="ready")
+    count = 10 if t.side == NATIVE else 1000
+    program = t.run_program([PYTHON, script("names_mutated.py"), str(count)])
+    t.succeeded(program)
+    t.check(program.out == f"{3 * count} questions came to an end\n", program.out)
+    t.expect(UdpOutDatagrams=3 * count, UdpInDatagrams=3 * count)
+
+
 @row("names.options", roles="client", needs=["cc", "dnsmasq"], seconds=60)
 def names_options(t):
     """resolv.conf's options, LOCALDOMAIN, RES_OPTIONS, HOSTALIASES, the program's own state; EDNS, AD and DO on the wire"""
