@@ -230,6 +230,15 @@ def judged(selected, options, fixtures, libraries):
             yield from zip(rows, pool.map(start, rows) if together else map(start, rows))
 
 
+def difference(options, row, most=16):
+    """The first lines of what differs between the sides, where that is why the row failed."""
+    path = os.path.join(options.results, row.name, "difference.txt")
+    if not os.path.exists(path):
+        return []
+    with open(path, errors="replace") as file:
+        return file.read().splitlines()[:most]
+
+
 def judge_all(selected, options, libraries, scratch):
     fixtures = Fixtures(scratch)
     width = max(len(row.name) for row in selected)
@@ -254,6 +263,8 @@ def judge_all(selected, options, libraries, scratch):
                 shutil.rmtree(os.path.join(options.results, row.name), ignore_errors=True)
         else:
             failures.append(row)
+            for line in difference(options, row):
+                print(f"    FAIL {row.name}: {line}", flush=True)
     if failures:
         print(f"\nlogs of failed rows: {options.results}/{{{','.join(row.name for row in failures)}}}")
     print(f"\n{time.monotonic() - started:.0f} s")
