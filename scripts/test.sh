@@ -74,7 +74,7 @@ case ${1-} in
     counted "start-up" scripts/start-up.sh
     if [[ $1 == quick ]]; then counted "programs (quick)" scripts/run-tests.sh --quick; else counted "programs" scripts/run-tests.sh; fi
     # A minute and a half less without those that have nothing to do with queues.
-    rows=('posix.*' 'curl.*' 'nginx.*' 'redis.*' 'iperf3.*' 'python.*' 'node.*' 'wrk.*' 'dhcp.*' routes)
+    rows=('posix.*' 'curl.*' 'nginx.*' 'redis.*' 'iperf3.*' 'python.*' 'node.*' 'wrk.*' 'dhcp.*' 'traceroute.*' routes)
     if [[ $1 == all ]]; then rows=(); fi
     counted "programs (quick), two queues" scripts/run-tests.sh --quick --with ANP_QUEUES=2 "${rows[@]}"
     ;;

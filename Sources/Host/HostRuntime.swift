@@ -178,6 +178,10 @@ package enum HostRuntime {
     let shards = UnsafeMutablePointer<Shard>.allocate(capacity: queues.count)
     let gate = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
     gate.initialize(to: 0)
+    if queues.count > 1 {
+      wanted.rawProtocolSet = .allocate(capacity: 1)
+      wanted.rawProtocolSet?.initialize(to: RawProtocolSet())
+    }
     for i in 0..<queues.count {
       wanted.stackIndex = i
       wanted.seed = seed &+ UInt64(i)

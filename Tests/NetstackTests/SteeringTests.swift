@@ -20,6 +20,9 @@ private final class Machine {
     configuration.address = stackAddress
     configuration.secret = HashKey(1, 2)
     configuration.stackCount = count
+    // For as long as the tests run, as the shell's for as long as the process.
+    configuration.rawProtocolSet = .allocate(capacity: 1)
+    configuration.rawProtocolSet?.initialize(to: RawProtocolSet())
     let start = now
     queues = (0..<count).map { index in
       configuration.stackIndex = index
@@ -285,6 +288,66 @@ struct SteeringTests {
     machine.receive(ipv4(IPProtocol.tcp, Array(segment[1480...]), offset: 1480), at: 1)
     let child = try machine[1].stack.accept(listeners[1], cookie: 2, now: machine.now)
     #expect(machine[1].stack.unreadBytes(child) == 2000)
+  }
+
+  @Test(
+    "Raw sockets are the first stack's: whatever stays in another is copied to them, once; errors about what they sent, too"
+  )
+  func rawSockets() throws {
+    let machine = Machine()
+    func open(_ proto: UInt8) throws -> SocketHandle {
+      try machine[0].stack.openDatagram(.raw, proto: proto, isIPv6: false, cookie: 1, now: machine.now)
+    }
+    /// How many packets wait at `socket`, whose length is told.
+    func taken(_ socket: SocketHandle) -> [Int] {
+      var lengths: [Int] = []
+      var buffer = [UInt8](repeating: 0, count: 2000)
+      while let datagram = try? buffer.withUnsafeMutableBytes({
+        try machine[0].stack.receiveDatagram(socket, into: $0, flags: [], now: machine.now)
+      }) {
+        lengths.append(datagram.length)
+      }
+      return lengths
+    }
+    func icmp(_ type: UInt8, _ code: UInt8, _ payload: [UInt8]) -> [UInt8] {
+      var bytes: [UInt8] = [type, code, 0, 0, 0, 0, 0, 0] + payload
+      let sum = ~bytes.withUnsafeBytes { Checksum.fold(Checksum.sum($0)) }
+      bytes[2] = UInt8(sum >> 8)
+      bytes[3] = UInt8(sum & 255)
+      return ipv4(IPProtocol.icmp, bytes)
+    }
+    let (echoes, segments, others) = (try open(IPProtocol.icmp), try open(IPProtocol.tcp), try open(253))
+    for queue in 0..<2 {
+      machine.receive(icmp(8, 0, [1, 2, 3, 4]), at: queue)
+      #expect(taken(echoes) == [32] && machine.sent(queue).count == 1)
+      for owner in 0..<2 {
+        let segment = tcp(.syn, to: 81, from: machine.peerPort(for: 81, owner), seq: 5)
+        machine.receive(ipv4(IPProtocol.tcp, segment), at: queue)
+        #expect(taken(segments) == [40])
+        #expect(machine.sent(owner).count == 1 && machine.sent(1 - owner).isEmpty, "its RST")
+        // What a raw socket of ours sent by itself, and has been turned back.
+        try machine[0].stack.setOption(segments, .receiveErrors, 1, now: machine.now)
+        var quoted = ipv4(IPProtocol.tcp, tcp(.syn, to: machine.peerPort(for: 82, owner), from: 82, seq: 1))
+        (quoted[12..<16], quoted[16..<20]) = (quoted[16..<20], quoted[12..<16])
+        machine.receive(icmp(11, 0, Array(quoted[..<28])), at: queue)
+        #expect(machine[0].stack.takeError(segments) == .hostUnreachable)
+        var buffer = [UInt8](repeating: 0, count: 100)
+        var errors = 0
+        while buffer.withUnsafeMutableBytes({ machine[0].stack.receiveError(segments, into: $0) }) != nil {
+          errors += 1
+        }
+        #expect(errors == 1 && taken(echoes) == [56])
+        try machine[0].stack.setOption(segments, .receiveErrors, 0, now: machine.now)
+      }
+      machine.receive(ipv4(253, [1, 2, 3]), at: queue)
+      #expect(taken(others) == [23] && machine.sent(queue).isEmpty, "no ICMP error: somebody has it")
+    }
+    let before = (machine.total(.ipInReceives), machine.total(.ipInDelivers))
+    #expect(before == (12, 12), "each packet is counted once")
+    for socket in [echoes, segments, others] { machine[0].stack.close(socket, now: machine.now) }
+    machine.receive(ipv4(253, [1, 2, 3]), at: 1)
+    #expect(machine.sent(1).count == 1, "nobody has it any more")
+    #expect(machine.leaks() == 0)
   }
 
   @Test("RFC 792: an ICMP error finds the connection that it is about; an echo is answered where it comes in")

@@ -75,7 +75,7 @@ package struct BufferPool: ~Copyable {
       checksumState: .none, segmentationType: .none, segmentSize: 0, checksumStart: 0, checksumOffset: 0,
       sequence: .init(0), endSequence: .init(0), flags: [], pinnedBy: 0, lentBy: 0, source: .none, destination: .none,
       nextHop: .anyIPv6, timeToLive: 0, typeOfService: 0, steeredTo: 0, wasLinkBroadcast: false, isLooped: false,
-      time: .zero, charge: 0, drops: 0)
+      rawTurn: .open, time: .zero, charge: 0, drops: 0)
   }
 
   /// An empty small buffer without headroom; nil at the limit.
@@ -168,6 +168,7 @@ package struct BufferPool: ~Copyable {
     storage.pointee.pinnedBy = 0
     storage.pointee.lentBy = 0
     storage.pointee.isLooped = false
+    storage.pointee.rawTurn = .open
     storage.pointee.next = free
     free = storage
     outstanding &-= 1

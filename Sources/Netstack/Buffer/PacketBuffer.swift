@@ -43,6 +43,9 @@ package enum SegmentationType: UInt8 {
 }
 
 package struct PacketBuffer: Equatable {
+  /// `.open`: not yet; `.had`: they have; `.only`: a copy that is for them alone.
+  package enum RawTurn: UInt8, Sendable { case open, had, only }
+
   package struct Storage {
     /// Intrusive link of the queue the packet is in.
     package var next: UnsafeMutablePointer<Storage>?
@@ -82,6 +85,8 @@ package struct PacketBuffer: Equatable {
     package var wasLinkBroadcast: Bool
     /// It comes from ourselves and has not been on a link.
     package var isLooped: Bool
+    /// Where several stacks share an address: whether raw sockets have had it.
+    package var rawTurn: RawTurn
     /// When the frame came in.
     package var time: Instant
     /// Of a datagram in a socket's queue: the memory it counts for, bytes, and how many the socket had dropped by then.

@@ -28,6 +28,7 @@ extension Stack {
       socket.pointee.local.port = UInt16(proto)
       socket.pointee.includesHeader = proto == IPProtocol.raw
       rawProtocols.hold(socket)
+      rawProtocolSet?.pointee.set(proto, true)
     }
     return SocketHandle(.datagram, handle)
   }
@@ -66,7 +67,12 @@ extension Stack {
     switch state.pointee.kind {
     case .udp: datagramPorts.release(state, in: datagrams)
     case .ping: pingIdentifiers.release(state, in: datagrams)
-    case .raw: rawProtocols.release(state, in: datagrams)
+    case .raw:
+      let proto = state.pointee.local.port
+      rawProtocols.release(state, in: datagrams)
+      if rawProtocols.next(after: nil, port: proto, in: datagrams) == nil {
+        rawProtocolSet?.pointee.set(UInt8(truncatingIfNeeded: proto), false)
+      }
     }
   }
 

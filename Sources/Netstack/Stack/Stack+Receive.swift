@@ -206,7 +206,9 @@ extension Stack {
   private mutating func deliver(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
     let env = environment
     env.pointee.statistics.count(.ipInDelivers)
-    let isTaken = rawProtocols.count > 0 && deliverToRaw(packet, ip)
+    let turn = packet.storage.pointee.rawTurn
+    if turn == .only { return deliverToRawAlone(packet, ip) }
+    let isTaken = rawProtocols.count > 0 && turn == .open && deliverToRaw(packet, ip)
     switch ip.proto {
     case IPProtocol.tcp:
       guard ip.isOurs, !ip.wasLinkBroadcast else { return env.pointee.drop(packet, .ipNotForUs, .tcp) }
@@ -223,7 +225,9 @@ extension Stack {
       env.pointee.statistics.count(.igmpInMsgs)
       receiveIGMP(packet, ip)
     default:
-      if isTaken { return env.pointee.pool.release(packet) }
+      if isTaken || offerToRaw(packet, ip, start: packet.storage.pointee.data) {
+        return env.pointee.pool.release(packet)
+      }
       if ip.isOurs {
         reportError(
           ICMPHeader.destinationUnreachable, ICMPHeader.Unreachable.proto, about: packet,
@@ -268,12 +272,17 @@ extension Stack {
     let echoReply = isIPv4 ? ICMPHeader.echoReply : ICMPv6.echoReply
     if let error { owner = self.owner(of: error) } else if icmp.type == echoReply { owner = 0 }
     if steering.isShared, owner != steering.index {
+      // It may be about what a raw socket sent, too.
+      if steering.index == 0, rawProtocols.count > 0, let error, owns(error.quoted.local.address) {
+        errorArrives(error, in: packet, ip)
+      }
       env.pointee.statistics.count(messages, -1)
       packet.push(ip.headerLength)
       handOver(packet, to: owner, isDelivered: true)
       return nil
     }
     if !overheard {
+      offerToRaw(packet, ip, start: packet.storage.pointee.data &- ip.headerLength)
       traceICMP(isIPv4 ? .icmpIn : .icmp6In, icmp.type, icmp.code, local: ip.destination, remote: ip.source)
     }
     return (icmp, error)

@@ -141,7 +141,9 @@ extension Stack {
     let env = environment
     if !overheard { env.pointee.statistics.count(.ip6InDelivers) }
     // Overheard or not: raw sockets are in the first stack alone.
-    let isTaken = rawProtocols.count > 0 && deliverToRaw(packet, ip)
+    let turn = packet.storage.pointee.rawTurn
+    if turn == .only { return deliverToRawAlone(packet, ip) }
+    let isTaken = rawProtocols.count > 0 && turn == .open && deliverToRaw(packet, ip)
     switch ip.proto {
     case IPProtocol.icmpv6:
       receiveICMPv6(packet, ip, overheard: overheard)
@@ -154,7 +156,9 @@ extension Stack {
     case IPProtocol.udp:
       receiveUDP(packet, ip)
     default:
-      if isTaken { return env.pointee.pool.release(packet) }
+      if isTaken || !overheard && offerToRaw(packet, ip, start: packet.storage.pointee.data) {
+        return env.pointee.pool.release(packet)
+      }
       reportErrorIPv6(
         ICMPv6.parameterProblem, 1, rest: UInt32(pointer), about: packet, wasLinkBroadcast: ip.wasLinkBroadcast)
       env.pointee.drop(packet, .ipUnknownProtocol, .ip)

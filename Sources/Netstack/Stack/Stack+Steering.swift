@@ -17,6 +17,8 @@ extension Stack {
 
   /// - Parameter isDelivered: it has been counted as delivered to a protocol.
   mutating func handOver(_ packet: PacketBuffer, to owner: Int, wasLinkBroadcast: Bool = false, isDelivered: Bool) {
+    // The first stack's raw sockets have had it.
+    if steering.index == 0 { packet.storage.pointee.rawTurn = .had }
     // The owner counts it.
     let isIPv6 = packet.linearCount > 0 && packet.readable[0] >> 4 == 6
     environment.pointee.statistics.count(isIPv6 ? .ip6InReceives : .ipInReceives, -1)
@@ -90,12 +92,55 @@ extension Stack {
     packet.storage.pointee.segmentSize = stray.storage.pointee.segmentSize
     packet.storage.pointee.time = stray.storage.pointee.time
     packet.storage.pointee.isLooped = stray.storage.pointee.isLooped
+    packet.storage.pointee.rawTurn = stray.storage.pointee.rawTurn
     return packet
   }
 
   /// Whose an ICMP error is: that of the conversation which it quotes.
   func owner(of error: ICMPError) -> Int {
     error.proto == IPProtocol.tcp ? steering.owner(of: error.quoted) : 0
+  }
+
+  // MARK: Raw sockets, which are in the first stack
+
+  /// Brings the first stack a copy of a packet that stays here, where a raw socket may want it, or hear of the error that it is.
+  /// True where one listens to its protocol.
+  /// - Parameter start: where its IP header is, counted as `data` is.
+  @discardableResult
+  mutating func offerToRaw(_ packet: PacketBuffer, _ ip: IPPacketInfo, start: Int) -> Bool {
+    guard steering.index != 0, let wanted = rawProtocolSet, !wanted.pointee.isEmpty,
+      packet.storage.pointee.rawTurn == .open
+    else { return false }
+    let isListening = wanted.pointee.contains(ip.proto)
+    guard isListening || ip.proto == IPProtocol.icmp || ip.proto == IPProtocol.icmpv6 else { return false }
+    packet.storage.pointee.rawTurn = .had
+    let data = packet.storage.pointee.data
+    packet.storage.pointee.data = start
+    if let twin = copy(packet) {
+      twin.storage.pointee.rawTurn = .only
+      twin.storage.pointee.steeredTo = 0
+      twin.storage.pointee.wasLinkBroadcast = ip.wasLinkBroadcast
+      strays.append(twin)
+    }
+    packet.storage.pointee.data = data
+    return isListening
+  }
+
+  /// The first stack's side of it. `packet` starts at the IP header; the other stack has counted it.
+  mutating func deliverToRawAlone(_ packet: PacketBuffer, _ ip: IPPacketInfo) {
+    let env = environment
+    let isIPv4 = ip.source.isIPv4
+    env.pointee.statistics.count(isIPv4 ? .ipInReceives : .ip6InReceives, -1)
+    env.pointee.statistics.count(isIPv4 ? .ipInDelivers : .ip6InDelivers, -1)
+    _ = deliverToRaw(packet, ip)
+    packet.pull(ip.headerLength)
+    // Errors are offered once they have been found sound.
+    let error =
+      ip.proto == IPProtocol.icmp && isIPv4
+      ? ICMPError(v4: packet.readable)
+      : ip.proto == IPProtocol.icmpv6 && !isIPv4 ? ICMPError(v6: packet.readable) : nil
+    if let error, owns(error.quoted.local.address) { errorArrives(error, in: packet, ip) }
+    env.pointee.pool.release(packet)
   }
 
   // MARK: Sockets that are in all stacks

@@ -32,6 +32,11 @@ extension Stack {
     packet.pull(header.headerLength)
     let tuple = FourTuple(
       local: Endpoint(ip.destination, header.destinationPort), remote: Endpoint(ip.source, header.sourcePort))
+    if steering.index != 0, rawProtocolSet?.pointee.isEmpty == false,
+      steering.isMine(tuple) || demux.find(tuple, in: tcbs) != nil || timeWaits.find(tuple) != nil
+    {
+      offerToRaw(packet, ip, start: whole &- ip.headerLength)
+    }
     if let tcb = demux.find(tuple, in: tcbs) { return segmentArrives(segment, ip, tcb) }
     if let index = timeWaits.find(tuple) { return timeWaitSegmentArrives(segment, ip, tuple, index) }
     if !steering.isMine(tuple) {

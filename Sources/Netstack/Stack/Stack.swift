@@ -71,6 +71,8 @@ package struct StackConfiguration: Sendable {
   /// Which of `stackCount` stacks with the same address, hardware address and `secret` this one is (Steering).
   package var stackIndex = 0
   package var stackCount = 1
+  /// Shared by all of them, for as long as one of them lives; nil where there is one only.
+  nonisolated(unsafe) package var rawProtocolSet: RawProtocolSetPointer?
   package init() {}
 }
 
@@ -126,6 +128,7 @@ package struct Stack: ~Copyable {
   var datagramPorts = DatagramPorts()
   var pingIdentifiers = DatagramPorts()
   var rawProtocols = DatagramPorts()
+  let rawProtocolSet: RawProtocolSetPointer?
   var changedDatagrams: UInt32 = 0
 
   // Multicast
@@ -147,6 +150,7 @@ package struct Stack: ~Copyable {
         settings: configuration.settings, secret: configuration.secret, seed: configuration.seed, now: now))
     environment = env
     device = configuration.device
+    rawProtocolSet = configuration.rawProtocolSet
     timestampSecret = configuration.timestampSecret ?? configuration.secret
     isLoopbackOn = configuration.loopback
     autoconfiguresIPv6 = configuration.autoconfiguresIPv6

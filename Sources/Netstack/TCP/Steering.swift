@@ -3,7 +3,7 @@
 //
 //   a TCP connection                       where the keyed hash of its socket pair says
 //   a bound or listening stream socket     in all of them (the shell keeps one record in each)
-//   UDP, fragments                         in the first
+//   UDP, fragments, raw sockets            in the first; what stays in another is copied to it where a raw socket may want it
 //   ARP, echo requests                     wherever they come in; what ARP tells is for all
 
 import Synchronization
@@ -40,5 +40,45 @@ package struct ListenQueue: ~Copyable {
   package let handshakes = Atomic<Int>(0)
   package init() {}
 }
+
+/// The protocols that raw sockets of the first stack listen to, for the others to know.
+package struct RawProtocolSet: ~Copyable {
+  /// A bit per protocol, by its two highest bits.
+  private let first = Atomic<UInt64>(0)
+  private let second = Atomic<UInt64>(0)
+  private let third = Atomic<UInt64>(0)
+  private let fourth = Atomic<UInt64>(0)
+  /// How many there are.
+  private let count = Atomic<Int>(0)
+  package init() {}
+
+  package var isEmpty: Bool { count.load(ordering: .relaxed) == 0 }
+
+  package func contains(_ proto: UInt8) -> Bool {
+    let word =
+      switch proto >> 6 {
+      case 0: first.load(ordering: .relaxed)
+      case 1: second.load(ordering: .relaxed)
+      case 2: third.load(ordering: .relaxed)
+      default: fourth.load(ordering: .relaxed)
+      }
+    return word >> UInt64(proto & 63) & 1 != 0
+  }
+
+  /// Of the first stack alone.
+  func set(_ proto: UInt8, _ isListening: Bool) {
+    guard contains(proto) != isListening else { return }
+    let bit = UInt64(1) << UInt64(proto & 63)
+    switch proto >> 6 {
+    case 0: first.bitwiseXor(bit, ordering: .relaxed)
+    case 1: second.bitwiseXor(bit, ordering: .relaxed)
+    case 2: third.bitwiseXor(bit, ordering: .relaxed)
+    default: fourth.bitwiseXor(bit, ordering: .relaxed)
+    }
+    count.add(isListening ? 1 : -1, ordering: .relaxed)
+  }
+}
+
+package typealias RawProtocolSetPointer = UnsafeMutablePointer<RawProtocolSet>
 
 package typealias ListenQueuePointer = UnsafeMutablePointer<ListenQueue>
