@@ -129,6 +129,14 @@ private func tcp(
   return bytes
 }
 
+private func icmp(_ type: UInt8, _ code: UInt8, _ payload: [UInt8]) -> [UInt8] {
+  var bytes: [UInt8] = [type, code, 0, 0, 0, 0, 0, 0] + payload
+  let sum = ~bytes.withUnsafeBytes { Checksum.fold(Checksum.sum($0)) }
+  bytes[2] = UInt8(sum >> 8)
+  bytes[3] = UInt8(sum & 255)
+  return ipv4(IPProtocol.icmp, bytes)
+}
+
 private func sequence(_ packet: [UInt8]) -> UInt32 { packet[24..<28].reduce(0) { $0 << 8 | UInt32($1) } }
 
 @Suite("Several stacks with one address")
@@ -309,13 +317,6 @@ struct SteeringTests {
       }
       return lengths
     }
-    func icmp(_ type: UInt8, _ code: UInt8, _ payload: [UInt8]) -> [UInt8] {
-      var bytes: [UInt8] = [type, code, 0, 0, 0, 0, 0, 0] + payload
-      let sum = ~bytes.withUnsafeBytes { Checksum.fold(Checksum.sum($0)) }
-      bytes[2] = UInt8(sum >> 8)
-      bytes[3] = UInt8(sum & 255)
-      return ipv4(IPProtocol.icmp, bytes)
-    }
     let (echoes, segments, others) = (try open(IPProtocol.icmp), try open(IPProtocol.tcp), try open(253))
     for queue in 0..<2 {
       machine.receive(icmp(8, 0, [1, 2, 3, 4]), at: queue)
@@ -358,13 +359,6 @@ struct SteeringTests {
       try machine[1].stack.connect(socket, to: Endpoint(IPAddress(peerAddress), 80), now: machine.now)
     }
     let syn = try #require(machine.sent(1).first)
-    func icmp(_ type: UInt8, _ code: UInt8, _ payload: [UInt8]) -> [UInt8] {
-      var bytes: [UInt8] = [type, code, 0, 0, 0, 0, 0, 0] + payload
-      let sum = ~bytes.withUnsafeBytes { Checksum.fold(Checksum.sum($0)) }
-      bytes[2] = UInt8(sum >> 8)
-      bytes[3] = UInt8(sum & 255)
-      return ipv4(IPProtocol.icmp, bytes)
-    }
     machine.receive(icmp(3, 1, Array(syn[..<28])), at: 0)
     #expect(machine[1].stack.takeError(socket) == .hostUnreachable)
     #expect(machine.total(.icmpInMsgs) == 1 && machine.total(.icmpInDestUnreachs) == 1)
